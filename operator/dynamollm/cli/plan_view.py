@@ -1,0 +1,182 @@
+"""What ``dynamollm plan`` prints: tables for people, JSON for scripts."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dynamollm.api.clusterpolicy import ClusterPolicySpec
+from dynamollm.core.objective import grams_per_hour, usd_per_hour
+from dynamollm.core.plan_codec import encode
+from dynamollm.core.prices import tells_carbon, tells_cost
+from dynamollm.core.profile import Profile
+from dynamollm.core.records import GroupPlan, Plan, Service
+from dynamollm.core.whatif import ExpectedLatency
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plan, and what it means."""
+
+    service: Service
+    profile: Profile
+    plan: Plan
+    before: Plan | None
+    latency: tuple[ExpectedLatency, ...]
+    policy: ClusterPolicySpec
+    missing: str
+    """Which price is missing; empty: none."""
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Electricity and GPUs; None: no price is known."""
+        if not tells_cost(self.policy):
+            return None
+        return float(usd_per_hour(self.service.prices, watts=self.plan.power_w, gpus=self.plan.gpus))
+
+    @property
+    def carbon_g_per_hour(self) -> float | None:
+        """CO2 equivalent; None: no intensity is known."""
+        if not tells_carbon(self.policy):
+            return None
+        return grams_per_hour(self.service.prices, watts=self.plan.power_w)
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer as JSON; units are in the names, null is unknown, a latency of null has no bound."""
+    service, plan = answer.service, answer.plan
+    return {
+        "service": f"{service.namespace}/{service.name}",
+        "profile": answer.profile.name,
+        "policy": str(service.policy),
+        "objective": str(service.objective),
+        "reason": str(plan.reason),
+        "message": plan.message,
+        "binding": plan.binding or None,
+        "runnerUp": plan.runner_up or None,
+        "priceMissing": answer.missing or None,
+        "gpus": plan.gpus,
+        "powerWatts": round(plan.power_w, 1),
+        "usdPerHour": _rounded(answer.usd_per_hour, 4),
+        "carbonGramsPerHour": _rounded(answer.carbon_g_per_hour, 1),
+        "pools": [
+            {
+                "name": pool.name,
+                "classes": [str(request_class) for request_class in pool.classes],
+                "ratePerSecond": round(pool.rate_per_s, 4),
+                "capacityPerSecond": round(pool.capacity_per_s, 4),
+                "powerWatts": round(pool.power_w, 1),
+                "groups": [
+                    {
+                        "tensorParallel": group.tensor_parallel,
+                        "instances": group.instances,
+                        "clockMHz": group.clock_mhz,
+                    }
+                    for group in pool.groups
+                ],
+            }
+            for pool in plan.pools
+        ],
+        "latency": {
+            str(one.request_class): {
+                "pool": one.pool,
+                "ttftMilliseconds": _percentiles(one.ttft_p50_ms, one.ttft_p99_ms),
+                "tbtMilliseconds": _percentiles(one.tbt_p50_ms, one.tbt_p99_ms),
+                "sloMilliseconds": {
+                    "ttft": service.slo.ttft_ms[one.request_class],
+                    "tbt": service.slo.tbt_ms[one.request_class],
+                },
+            }
+            for one in answer.latency
+        },
+        "plan": encode(plan),
+    }
+
+
+def print_tables(answer: Answer, console: Console | None = None) -> None:
+    """Print the answer for people."""
+    console = console or Console()
+    plan, service = answer.plan, answer.service
+    console.print(f"[bold]{service.namespace}/{service.name}[/bold]  {plan.reason}: {plan.message}", highlight=False)
+    facts = {
+        "policy": f"{service.policy}, least {str(service.objective).lower()}, {service.order}",
+        "SLO": f"{service.slo.rule}, {service.slo.percentile:g} %",
+        "GPUs": str(plan.gpus) if answer.before is None else f"{answer.before.gpus} → {plan.gpus}",
+        "power": f"{plan.power_w / 1e3:.2f} kW",
+        "cost": "unknown: no -f has a ClusterPolicy with prices"
+        if answer.usd_per_hour is None
+        else f"{answer.usd_per_hour:.2f} USD/h",
+        "carbon": "unknown: no -f has a ClusterPolicy with an intensity"
+        if answer.carbon_g_per_hour is None
+        else f"{answer.carbon_g_per_hour / 1e3:.2f} kg/h",
+        "binding": plan.binding or "none: no limit makes it dearer",
+        "runner-up": plan.runner_up or "none",
+    }
+    if answer.missing:
+        facts["price"] = f"{answer.missing}; planned for least energy"
+    grid = Table.grid(padding=(0, 2))
+    for key, text in facts.items():
+        grid.add_row(key, text)
+    console.print(grid, highlight=False)
+    console.print(_pools(plan), highlight=False)
+    console.print(_latencies(answer), highlight=False)
+
+
+def _pools(plan: Plan) -> Table:
+    table = Table("pool", "classes", "instances", "clock", title="Plan", title_justify="left")
+    for heading in ("load /s", "carries /s", "power"):
+        table.add_column(heading, justify="right")
+    for pool in plan.pools:
+        groups = [group for group in pool.groups if group.instances]
+        table.add_row(
+            pool.name,
+            " ".join(str(request_class) for request_class in pool.classes),
+            "\n".join(_instances(group) for group in groups) or "none",
+            "\n".join(f"{group.clock_mhz} MHz" for group in groups),
+            f"{pool.rate_per_s:.2f}",
+            f"{pool.capacity_per_s:.2f}",
+            f"{pool.power_w / 1e3:.2f} kW",
+        )
+    return table
+
+
+def _instances(group: GroupPlan) -> str:
+    return f"{group.instances} × TP{group.tensor_parallel}"
+
+
+def _latencies(answer: Answer) -> Table:
+    table = Table("class", "pool", title="Expected latency, ms", title_justify="left")
+    for heading in ("TTFT P50", "P99", "SLO", "TBT P50", "P99", "SLO"):
+        table.add_column(heading, justify="right")
+    slo = answer.service.slo
+    for one in answer.latency:
+        table.add_row(
+            str(one.request_class),
+            one.pool,
+            _ms(one.ttft_p50_ms),
+            _ms(one.ttft_p99_ms),
+            _ms(slo.ttft_ms[one.request_class]),
+            _ms(one.tbt_p50_ms),
+            _ms(one.tbt_p99_ms),
+            _ms(slo.tbt_ms[one.request_class]),
+        )
+    return table
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else "no bound"
+
+
+def _percentiles(p50: float, p99: float) -> Mapping[str, float | None]:
+    return {"p50": _finite(p50), "p99": _finite(p99)}
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 1) if math.isfinite(value) else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

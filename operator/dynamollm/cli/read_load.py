@@ -1,0 +1,58 @@
+"""Reading a load: class → requests per second and mean lengths."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from dynamollm.adapters.manifests import read_value
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.records import ClassLoad, Load
+
+_FIELDS: Final = ("rate_per_s", "input_tokens", "output_tokens")
+_SHAPE: Final = "class → rate_per_s, input_tokens, output_tokens"
+
+
+def read_load(path: Path) -> Load:
+    """Return the load in a file, YAML or JSON.
+
+    Raises:
+        InvalidInputError: names the file, the field, its value and what is allowed.
+    """
+    document = read_value(path)
+    body = document.body
+    if not isinstance(body, Mapping) or "kind" in body:
+        what = document.kind or type(body).__name__
+        raise InvalidInputError(f"{document.where} is a {what}: --load takes a map {_SHAPE}")
+    load: dict[RequestClass, ClassLoad] = {}
+    for name, fields in body.items():
+        if name not in tuple(RequestClass):
+            known = ", ".join(RequestClass)
+            raise InvalidInputError(f"{path}: {name} is no request class: use {known} (input length first)")
+        load[RequestClass(name)] = _class_load(path, name, fields)
+    if not any(part.rate_per_s > 0 for part in load.values()):
+        raise InvalidInputError(f"{path}: no class has a rate_per_s above 0: give at least one")
+    return load
+
+
+def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
+    if not isinstance(fields, Mapping):
+        raise InvalidInputError(f"{path}: {name} is {fields!r}: give {', '.join(_FIELDS)}")
+    if unknown := [str(field) for field in fields if field not in _FIELDS]:
+        raise InvalidInputError(f"{path}: {name}.{unknown[0]} is no field: use {', '.join(_FIELDS)}")
+    values = [_number(path, f"{name}.{field}", fields.get(field)) for field in _FIELDS]
+    if values[0] < 0:
+        raise InvalidInputError(f"{path}: {name}.rate_per_s is {values[0]:g}: give 0 or more requests per second")
+    for field, value in zip(_FIELDS[1:], values[1:], strict=True):
+        if value < 1:
+            raise InvalidInputError(f"{path}: {name}.{field} is {value:g}: give the mean length, 1 token or more")
+    return ClassLoad(*values)
+
+
+def _number(path: Path, field: str, value: Any) -> float:
+    if value is None:
+        raise InvalidInputError(f"{path}: {field} is missing: a load is {_SHAPE}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidInputError(f"{path}: {field} is {value!r}: give a number")
+    return float(value)

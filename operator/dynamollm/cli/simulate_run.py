@@ -1,0 +1,162 @@
+"""The work of ``dynamollm simulate``: options to questions, answers to the terminal and the report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dynamollm.adapters.manifests import PROFILES, read_one, spec_of
+from dynamollm.api.clusterpolicy import ClusterPolicySpec
+from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.records import Slo
+from dynamollm.simulator.campaign import Campaign, Task, tasks
+from dynamollm.simulator.experiment import Question, known_orders, known_policies, slo_of
+from dynamollm.simulator.report import report_html
+from dynamollm.simulator.table import table_of
+
+DEFAULT_PRICES: Final = ClusterPolicySpec.model_validate(
+    {
+        "gpuPriceMicroUSDPerHour": 2_500_000,
+        "electricityPriceMicroUSDPerKWh": 100_000,
+        "carbonIntensityGramsPerKWh": 250,
+    }
+)
+"""Assumed where nothing is said: 2.50 USD per GPU and hour, 0.10 USD and 250 g CO2 equivalent per kWh."""
+
+_PASSED: Final = ("slo_rule", "scale", "seed", "accuracy", "overheads", "pools", "emergency")
+
+
+def run(
+    *,
+    trace: str,
+    profile: str,
+    service: Path | None,
+    policy: str,
+    order: str,
+    servers: str,
+    released_watts: float,
+    startup_seconds: float | None,
+    idle_watts: float | None,
+    prices: Path | None,
+    sweep: tuple[str, ...],
+    jobs: int,
+    scheduler: str | None,
+    resume: Path | None,
+    report: Path | None,
+    output: str,
+    **rest: Any,
+) -> int:
+    """Simulate what the options ask for, and print it; return the exit code."""
+    question = Question(
+        # Whole paths: other processes, and other machines, may be in other folders.
+        trace=str(Path(trace).absolute()),
+        profile=profile if profile in PROFILES else str(Path(profile).absolute()),
+        service=service and service.absolute(),
+        servers=_servers(servers),
+        released_w=released_watts,
+        startup_s=startup_seconds,
+        loaded_idle_w=idle_watts,
+        prices=DEFAULT_PRICES if prices is None else spec_of(ClusterPolicySpec, read_one(prices, "ClusterPolicy")),
+        **{name: rest[name] for name in _PASSED},
+    )
+    wanted = tasks(question, known_policies(policy), known_orders(order), sweep)
+    if report is not None and not report.parent.is_dir():
+        raise InvalidInputError(f"--report {report}: there is no folder {report.parent}")
+    answers = _answers(wanted, Campaign(jobs=jobs, scheduler=scheduler, folder=resume))
+    if report is not None:
+        report.write_text(_report(question, answers), encoding="utf-8")
+    if output == "json":
+        sys.stdout.buffer.write(orjson.dumps(document(question, answers), option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        Console().print(table_of(answers, title=_title(question, answers), rule=question.slo_rule))
+    return 0
+
+
+def document(question: Question, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the whole answer as JSON has it."""
+    return {
+        "trace": Path(question.trace).name,
+        "profile": question.profile,
+        "slo_rule": question.slo_rule,
+        "scale": question.scale,
+        "seed": question.seed,
+        "accuracy": question.accuracy,
+        "overheads": question.overheads,
+        "released_watts": question.released_w,
+        "results": [
+            {
+                **one["result"],
+                "single_pool_servers": one["single_pool_servers"],
+                **({"settings": one["settings"]} if one["settings"] else {}),
+            }
+            for one in answers
+        ],
+    }
+
+
+def _answers(wanted: Sequence[Task], campaign: Campaign) -> list[dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        whole = progress.add_task("simulating", total=float(len(wanted)))
+
+        def tell(share: float) -> None:
+            progress.update(whole, completed=len(found) + share)
+
+        for index, one in campaign.answers(wanted, tell=tell):
+            found[index] = one
+            task = wanted[index]
+            progress.update(whole, completed=len(found), description=f"{task.policy} {task.order} done")
+    return [found[index] for index in range(len(wanted))]
+
+
+def _title(question: Question, answers: Sequence[dict[str, Any]]) -> str:
+    sizes = sorted({one["single_pool_servers"] for one in answers})
+    return (
+        f"{Path(question.trace).name} × {question.scale:g}, profile {question.profile}, SLO rule {question.slo_rule}, "
+        f"SinglePool: {', '.join(map(str, sizes))} servers"
+    )
+
+
+def _report(question: Question, answers: Sequence[dict[str, Any]]) -> str:
+    sizes = sorted({one["single_pool_servers"] for one in answers})
+    slo: Slo = slo_of(question)
+    return report_html(
+        answers,
+        title=f"{Path(question.trace).name} × {question.scale:g}",
+        about=(
+            f"Profile {question.profile}; SLO rule {question.slo_rule} at {slo.percentile:g} %; output classes predicted "
+            f"right in {100 * question.accuracy:g} % of the cases; overheads {question.overheads}; released GPUs of "
+            f"SinglePool's {', '.join(map(str, sizes))} servers draw {question.released_w:g} W; seed {question.seed}."
+        ),
+        slo=slo,
+    )
+
+
+def _servers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InvalidInputError(f"--servers {text}: give auto, or a number of 1 or more")
+    return int(text)

@@ -1,0 +1,65 @@
+"""The nine request classes of the paper (DynamoLLM, HPCA 2025): input length × output length.
+
+The order of the members is the order of size: a request of a smaller class may always be served by the
+pool of a larger one, which is how small pools are merged.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Length(StrEnum):
+    """Short, medium or long, of the input or of the output."""
+
+    SHORT = "S"
+    MEDIUM = "M"
+    LONG = "L"
+
+
+class RequestClass(StrEnum):
+    """A request class; the first letter is the input's length, the second the output's."""
+
+    SS = "SS"
+    SM = "SM"
+    SL = "SL"
+    MS = "MS"
+    MM = "MM"
+    ML = "ML"
+    LS = "LS"
+    LM = "LM"
+    LL = "LL"
+
+    @property
+    def input_length(self) -> Length:
+        """The input's length."""
+        return Length(self.value[0])
+
+    @property
+    def output_length(self) -> Length:
+        """The output's length."""
+        return Length(self.value[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ClassBoundaries:
+    """Where the classes part, in tokens: short < ``*_short`` ≤ medium < ``*_medium`` ≤ long.
+
+    The defaults are the paper's.
+    """
+
+    input_short: int = 256
+    input_medium: int = 1024
+    output_short: int = 100
+    output_medium: int = 350
+
+    def classify(self, *, input_tokens: float, output_tokens: float) -> RequestClass:
+        """Return the class of a request with these lengths in tokens."""
+        first = _length(input_tokens, self.input_short, self.input_medium)
+        second = _length(output_tokens, self.output_short, self.output_medium)
+        return RequestClass(first + second)
+
+
+def _length(tokens: float, short: int, medium: int) -> Length:
+    if tokens < short:
+        return Length.SHORT
+    return Length.MEDIUM if tokens < medium else Length.LONG

@@ -1,0 +1,249 @@
+"""What should be in force now: which levels are due, what is known, and the policy's answer.
+
+``decide`` is level-based: it looks at one observation and at the plan in force, and gives back that same plan
+(equal in every field) where nothing is due. Its own result is a fixed point.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from dynamollm.core.behavior import change_under_way, stuck_pending
+from dynamollm.core.errors import InvalidInputError, OutOfRangeError, UnknownDataError
+from dynamollm.core.forecast import outlook, prior_outlook, recent_load
+from dynamollm.core.inventory import bins
+from dynamollm.core.objective import budget
+from dynamollm.core.policies.base import HOLDING, Due, Policy, Reason, Situation
+from dynamollm.core.policies.dynamo_llm import DYNAMO_LLM
+from dynamollm.core.policies.joint import JOINT
+from dynamollm.core.policies.multi_pool import MULTI_POOL
+from dynamollm.core.policies.scale_freq import SCALE_FREQ
+from dynamollm.core.policies.scale_inst import SCALE_INST
+from dynamollm.core.policies.scale_shard import SCALE_SHARD
+from dynamollm.core.policies.single_pool import SINGLE_POOL
+from dynamollm.core.policies.single_pool_elastic import SINGLE_POOL_ELASTIC
+from dynamollm.core.profile import Profile
+from dynamollm.core.records import (
+    InstanceState,
+    Intervals,
+    Ladder,
+    Observation,
+    Plan,
+    PolicyName,
+    PoolPlan,
+    Prices,
+    Service,
+)
+from dynamollm.core.sizing import ProfileSizing, Sizing, rate_per_s, tokens_per_s
+
+POLICIES: Final[Mapping[PolicyName, Policy]] = {
+    PolicyName.SINGLE_POOL: SINGLE_POOL,
+    PolicyName.MULTI_POOL: MULTI_POOL,
+    PolicyName.SCALE_INST: SCALE_INST,
+    PolicyName.SCALE_SHARD: SCALE_SHARD,
+    PolicyName.SCALE_FREQ: SCALE_FREQ,
+    PolicyName.DYNAMO_LLM: DYNAMO_LLM,
+    PolicyName.SINGLE_POOL_ELASTIC: SINGLE_POOL_ELASTIC,
+    PolicyName.JOINT: JOINT,
+}
+
+_GROWTHS: Final = 4
+"""How often a plan may grow before it is taken as it is: once nearly always, and each growth adds instances."""
+
+
+def decide(
+    service: Service,
+    profile: Profile,
+    observation: Observation,
+    *,
+    now_s: float,
+    available_gpus: int,
+    available_watts: float | None = None,
+) -> Plan:
+    """Return the plan that should be in force.
+
+    ``available_gpus`` is what the service may hold in all: what its instances hold now and what is free, within the
+    budgets above it (ClusterPolicy), and ``available_watts`` what it may draw in all within them; ``limits`` are applied
+    here.
+
+    Raises:
+        InvalidInputError: the profile knows none of the service's TP degrees.
+        OutOfRangeError: the load is outside the profile's range, and there is no plan to hold.
+    """
+    pinned = service.pins.tensor_parallel
+    wanted = service.tensor_parallel if pinned is None else (pinned,)
+    usable = tuple(tp for tp in wanted if tp in profile.tensor_parallel)
+    if not usable:
+        raise InvalidInputError(
+            f"gpu.tensorParallel {list(wanted)} has no degree that profile {profile.name!r} was "
+            f"measured at: use some of {list(profile.tensor_parallel)}, or another profile"
+        )
+    service = replace(service, tensor_parallel=usable)
+    sizing = ProfileSizing(profile=profile, slo=service.slo, order=service.order, clock_mhz=service.pins.clock_mhz)
+    # Prices follow a schedule: they count from the next decision on, and make no settings new.
+    basis = f"{replace(service, prices=Prices())!r}|{profile.name}"
+    return decide_with(
+        service,
+        sizing,
+        observation,
+        now_s=now_s,
+        available_gpus=available_gpus,
+        available_watts=available_watts,
+        basis=basis,
+    )
+
+
+def decide_with(
+    service: Service,
+    sizing: Sizing,
+    observation: Observation,
+    *,
+    now_s: float,
+    available_gpus: int,
+    basis: str,
+    available_watts: float | None = None,
+) -> Plan:
+    """Return the plan that should be in force, on any source of capacities; see ``decide``.
+
+    ``basis`` stands for all settings that the plan is made for: where it changes, everything is decided anew.
+    """
+    fingerprint = hashlib.sha256(basis.encode()).hexdigest()[:16]
+    plan = observation.plan
+    current = plan if plan is not None and plan.basis == fingerprint else None
+    if service.pins.tensor_parallel is not None:
+        service = replace(service, tensor_parallel=(service.pins.tensor_parallel,))
+    intervals = service.intervals
+    if POLICIES[service.policy].at_once:
+        every_s = min(service.intervals.scale_s, service.intervals.shard_s)
+        service = replace(service, intervals=replace(intervals, scale_s=every_s))
+    cap, cap_until_s = _cap(service, observation, now_s=now_s)
+    situation = Situation(
+        service=service,
+        sizing=sizing,
+        outlook=prior_outlook(settings=service.forecast, boundaries=service.boundaries),
+        recent={},
+        current=current,
+        due=Due(cluster=True),
+        max_gpus=min(service.limits.max_gpus, available_gpus, available_gpus if cap is None else cap),
+        bins=bins(observation.nodes, observation.instances),
+        free=tuple(node.free for node in observation.nodes),
+        may_reduce=not change_under_way(service, observation.instances, startup_s=sizing.startup_s, now_s=now_s),
+        now_s=now_s,
+        budget=budget(service.limits, service.prices, available_watts=available_watts),
+    )
+    try:
+        decided = _known(situation, observation, intervals=intervals)
+    except UnknownDataError as error:
+        held = _blind(situation) if plan is None else plan
+        decided = _held(held, sizing, Reason.LOAD_UNKNOWN, str(error))
+    except OutOfRangeError as error:
+        if plan is None:
+            raise
+        decided = _held(plan, sizing, Reason.LOAD_OUTSIDE_PROFILE, str(error))
+    if plan is not None and decided == plan:
+        return plan
+    if decided.reason in HOLDING and plan is not None:
+        return decided
+    return replace(decided, basis=fingerprint, gpu_cap=cap, gpu_cap_until_s=cap_until_s)
+
+
+def _known(blank: Situation, observation: Observation, *, intervals: Intervals) -> Plan:
+    """Let the policy decide what is due, on load that is known; ``intervals``: as the service has them."""
+    service, now_s = blank.service, blank.now_s
+    recent = recent_load(observation.load, boundaries=service.boundaries, now_s=now_s)
+    due = _due(replace(blank, recent=recent))
+    if blank.current is not None and not due:
+        return blank.current
+    expected = outlook(
+        observation.load,
+        settings=service.forecast,
+        intervals=intervals,
+        boundaries=service.boundaries,
+        now_s=now_s,
+    )
+    situation = replace(blank, recent=recent, outlook=expected, due=due)
+    plan = _settled(situation, POLICIES[service.policy].plan(situation))
+    on_time = levels_due(blank.current, service, now_s=now_s)
+    if blank.current is not None and not on_time and plan.pools == blank.current.pools:
+        # Nothing came of an extraordinary decision, as in the cycle before: not a new plan.
+        return blank.current if plan.reason == blank.current.reason else plan
+    return plan
+
+
+def _settled(s: Situation, plan: Plan) -> Plan:
+    """Let pools that are too small for the load of now grow at once, as the next cycle would: a plan is a fixed point."""
+    for _ in range(_GROWTHS):
+        hot = frozenset(pool.name for pool in plan.pools if _is_hot(s, pool))
+        if not hot:
+            return plan
+        grown = POLICIES[s.service.policy].plan(replace(s, current=plan, due=Due(hot=hot)))
+        if grown.pools == plan.pools:
+            return plan if grown.reason == plan.reason else grown
+        plan = grown
+    return plan
+
+
+# ------------------------------------------------------------------ what is due
+def _due(s: Situation) -> Due:
+    on_time = levels_due(s.current, s.service, now_s=s.now_s)
+    if s.current is None or on_time.cluster or s.current.gpus > s.max_gpus:
+        return Due(cluster=True)
+    if on_time.pools or s.current.reason in HOLDING:
+        return Due(pools=True)
+    return Due(hot=frozenset(pool.name for pool in s.current.pools if _is_hot(s, pool)))
+
+
+def levels_due(current: Plan | None, service: Service, *, now_s: float) -> Due:
+    """Which levels' epochs have ended; a decision from the future (another clock) counts as ended."""
+    if current is None:
+        return Due(cluster=True)
+    return Due(
+        cluster=not 0 <= now_s - current.scale_decided_s < service.intervals.scale_s,
+        pools=not 0 <= now_s - current.shard_decided_s < service.intervals.shard_s,
+    )
+
+
+def _is_hot(s: Situation, pool: PoolPlan) -> bool:
+    """Whether the load of now is above what the plan carries at the mix of now, by more than the tolerance."""
+    load = {c: s.recent[c] for c in pool.classes if c in s.recent}
+    if rate_per_s(load) <= pool.rate_per_s and tokens_per_s(load) <= tokens_per_s(pool.load):
+        return False
+    capacity = sum(
+        group.instances * s.sizing.capacity_per_s(load=load, tensor_parallel=group.tensor_parallel)
+        for group in pool.groups
+    )
+    return rate_per_s(load) > capacity * (1 + s.service.behavior.tolerance)
+
+
+def _cap(service: Service, observation: Observation, *, now_s: float) -> tuple[int | None, float]:
+    """Return how many GPUs could be had while pods were pending too long, and until when that is believed."""
+    if stuck_pending(service, observation.instances, now_s=now_s):
+        held = sum(i.tensor_parallel for i in observation.instances if i.state is not InstanceState.PENDING)
+        return held, now_s + service.intervals.shard_s
+    plan = observation.plan
+    if plan is not None and plan.gpu_cap is not None and now_s < plan.gpu_cap_until_s:
+        return plan.gpu_cap, plan.gpu_cap_until_s
+    return None, 0.0
+
+
+# ------------------------------------------------------------------ when load cannot be judged
+def _blind(s: Situation) -> Plan:
+    """Return a first plan without any load: for the rate that the user expects, or the least at the largest TP."""
+    policy = POLICIES[s.service.policy if s.service.forecast.initial_rate_per_s > 0 else PolicyName.SINGLE_POOL]
+    plan = policy.plan(s)
+    # Due as soon as load is known.
+    return replace(plan, scale_decided_s=s.now_s - s.service.intervals.scale_s)
+
+
+def _held(plan: Plan, sizing: Sizing, reason: Reason, message: str) -> Plan:
+    """Return the plan with nothing but its clocks changed, to the safe one."""
+    safe = Ladder(steps=(), safe_mhz=sizing.max_clock_mhz)
+    pools = tuple(
+        replace(
+            pool,
+            groups=tuple(replace(group, ladder=safe, clock_mhz=safe.safe_mhz) for group in pool.groups),
+        )
+        for pool in plan.pools
+    )
+    return replace(plan, pools=pools, reason=reason, message=message, runner_up="")

@@ -1,0 +1,243 @@
+"""What every subset of the classes would cost as a pool, and with which instances: the planner's table of choices.
+
+Watts of an instance are a staircase over its utilisation (``sizing.UTILISATION_STEPS``). On one stair, fewer instances are
+always cheaper, take fewer GPUs and draw fewer watts. So for each stair, pair of TP degrees and count of the second
+degree, only the fewest instances of the first matter: nothing that a plan could be better with is left out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamollm.core.mix import PARTNER_MAX, Mix
+from dynamollm.core.objective import Budget, Weights
+from dynamollm.core.sizing import UTILISATION_STEPS, SizeTable
+
+_EPSILON: Final = 1e-9
+
+UNLIMITED: Final = 1_000_000
+"""GPUs, where nothing limits them."""
+
+_Floats: TypeAlias = NDArray[np.float64]
+_Counts: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Pools that might be, a row each: what their load is, what instances carry and draw, and what is there now."""
+
+    rate_per_s: _Floats
+    degrees: tuple[int, ...]
+    table: SizeTable
+    have: _Counts
+    """Instances by degree of the pool of that name now, [row, degree]."""
+    start_w: float
+    """Equivalent watts of starting one GPU's worth of an instance, spread over the payback time."""
+    weights: Weights
+    max_gpus: int = UNLIMITED
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Mixes for pools, a row each."""
+
+    row: _Counts
+    """Of which pool."""
+    counts: _Counts
+    """Instances, [option, degree]."""
+    gpus: _Counts
+    power_w: _Floats
+    cost: _Floats
+    """Equivalent watts, starting included."""
+
+    def take(self, index: NDArray[np.generic]) -> "Options":
+        """Return some of the options."""
+        return Options(self.row[index], self.counts[index], self.gpus[index], self.power_w[index], self.cost[index])
+
+    def mix(self, index: int, degrees: Sequence[int]) -> Mix:
+        """Return the mix of one option."""
+        return {tp: int(n) for tp, n in zip(degrees, self.counts[index], strict=True) if n > 0}
+
+
+def singles(subsets: Subsets) -> tuple[_Floats, Options]:
+    """Return the least cost by row with mixes of one degree (infinite: none), and one such option a row, where there is one."""
+    stairs = np.arange(1, UTILISATION_STEPS + 1)
+    degrees = np.array(subsets.degrees)[None, :, None]
+    capacity = subsets.table.capacity_per_s[:, :, None]
+    rate = subsets.rate_per_s[:, None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = np.ceil(rate * (UTILISATION_STEPS / stairs) / capacity - _EPSILON)
+        counts = np.where(capacity > 0, np.clip(fewest, 1, subsets.max_gpus + 1), subsets.max_gpus + 1).astype(np.int64)
+        step = np.ceil(rate * UTILISATION_STEPS / (counts * capacity) - _EPSILON)
+    step = np.clip(np.nan_to_num(step), 0, UTILISATION_STEPS).astype(np.int64)
+    power_w = counts * np.take_along_axis(subsets.table.power_w, step, axis=2)
+    gpus = counts * degrees
+    started = np.maximum(counts - subsets.have[:, :, None], 0) * degrees
+    cost = subsets.weights.cost(power_w, gpus) + started * subsets.start_w
+    able = (gpus <= subsets.max_gpus) & subsets.budget.allows(watts=power_w, gpus=gpus)
+    cost = np.where(able, cost, np.inf).reshape(rate.shape[0], -1)
+    # Among mixes that cost the same, the fewest GPUs.
+    best = np.lexsort((gpus.reshape(cost.shape), np.round(cost, 3)), axis=1)[:, 0]
+    rows = np.arange(best.size)
+    least: _Floats = cost[rows, best]
+    degree = best // stairs.size
+    chosen = np.zeros((best.size, len(subsets.degrees)), dtype=np.int64)
+    chosen[rows, degree] = counts.reshape(cost.shape)[rows, best]
+    options = Options(
+        row=rows,
+        counts=chosen,
+        gpus=gpus.reshape(cost.shape)[rows, best],
+        power_w=power_w.reshape(cost.shape)[rows, best],
+        cost=least,
+    )
+    return least, options.take(np.isfinite(least))
+
+
+def least_options(
+    subsets: Subsets, *, relevant: Callable[[_Floats, _Floats], NDArray[np.bool_]] | None = None
+) -> tuple[_Floats, Mapping[int, int], Options]:
+    """Return the least cost by row (infinite: none), and the option with it by row.
+
+    First mixes of one degree. A mix of two is looked at only on stairs where the cheapest capacity at that stair,
+    if it could be had in any fraction, would cost less than the best mix of one degree; and only for rows that are
+    ``relevant``, given upper and lower bounds of their costs.
+    """
+    bound, alone = singles(subsets)
+    fractional = fractional_cost(subsets)[:, 1:]
+    hopeful = fractional < bound[:, None] - _EPSILON
+    if relevant is not None:
+        hopeful &= relevant(bound, np.minimum(fractional.min(axis=1), bound))[:, None]
+    row, column = np.nonzero(hopeful)
+    return _cheapest(joined([alone, *_pairs(subsets, row, column + 1)]), bound.size)
+
+
+def single_options(subsets: Subsets, *, floor: int = 1) -> Options:
+    """Return the mixes of one degree that could be part of a cheapest plan under limits that pools share.
+
+    Where so many instances are asked for in all (``floor``), more than the fewest may be right: then with them all
+    mixes of up to that many.
+    """
+    rows = np.arange(subsets.rate_per_s.size)
+    row, stair = (axis.ravel() for axis in np.meshgrid(rows, np.arange(1, UTILISATION_STEPS + 1), indexing="ij"))
+    parts = [_priced(subsets, row, _single(subsets, row, stair, degree)) for degree in range(len(subsets.degrees))]
+    if floor > 1:
+        more = _up_to(floor, len(subsets.degrees))
+        parts.append(_priced(subsets, np.repeat(rows, len(more)), np.tile(more, (rows.size, 1))))
+    return joined(parts)
+
+
+def pair_options(subsets: Subsets, row: _Counts, stair: _Counts) -> Options:
+    """Return the same of two degrees, at these stairs of these rows: none where there is one degree only."""
+    none = _priced(subsets, row[:0], np.zeros((0, len(subsets.degrees)), dtype=np.int64))
+    return joined([none, *_pairs(subsets, row, stair)])
+
+
+def _up_to(most: int, degrees: int) -> _Counts:
+    """Return all mixes of one or two degrees with at most so many instances, [mix, degree]."""
+    rows = []
+    for first, second in permutations(range(degrees), 2) if degrees > 1 else [(0, 0)]:
+        for total in range(1, most + 1):
+            for others in range(min(PARTNER_MAX, total) + 1 if degrees > 1 else 1):
+                counts = [0] * degrees
+                counts[first] += total - others
+                counts[second] += others
+                rows.append(counts)
+    return np.unique(np.array(rows, dtype=np.int64), axis=0)
+
+
+def _cheapest(options: Options, rows: int) -> tuple[_Floats, Mapping[int, int], Options]:
+    order = np.lexsort((options.gpus, np.round(options.cost, 3), options.row))
+    found, first = np.unique(options.row[order], return_index=True)
+    cost = np.full(rows, np.inf)
+    cost[found] = options.cost[order[first]]
+    return cost, {int(row): int(order[index]) for row, index in zip(found, first, strict=True)}, options
+
+
+def fractional_cost(
+    subsets: Subsets, *, per_watt: float = 0.0, per_instance: NDArray[np.float64] | float = 0.0
+) -> _Floats:
+    """Return the cost of the cheapest capacity by row and stair, if fractions of instances could be had.
+
+    No mix on a stair costs less. ``per_watt`` and ``per_instance`` (by degree) are added to the cost.
+    """
+    degrees = np.array(subsets.degrees)
+    capacity = subsets.table.capacity_per_s
+    power_w = subsets.table.power_w
+    added = np.broadcast_to(per_instance, degrees.shape)[None, :, None]
+    each = subsets.weights.cost(power_w, degrees[None, :, None]) + per_watt * power_w + added
+    share = np.arange(UTILISATION_STEPS + 1) / UTILISATION_STEPS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        per_request = np.where(capacity[:, :, None] > 0, each / capacity[:, :, None], np.inf).min(axis=1)
+        # What is above a stair is cheaper where an instance earns more than it costs: then there is no bound.
+        cost: _Floats = np.where(per_request >= 0, per_request * subsets.rate_per_s[:, None] / share, -np.inf)
+    return cost
+
+
+def _single(subsets: Subsets, row: _Counts, stair: _Counts, degree: int) -> _Counts:
+    counts = np.zeros((row.size, len(subsets.degrees)), dtype=np.int64)
+    counts[:, degree] = np.maximum(_fewest(subsets, row, stair, degree, carried=np.zeros(row.size)), 1)
+    return counts
+
+
+def _pairs(subsets: Subsets, row: _Counts, stair: _Counts) -> list[Options]:
+    """Return the mixes of two degrees, with up to ``PARTNER_MAX`` instances of either of them."""
+    found = []
+    partners = np.arange(1, PARTNER_MAX + 1)
+    rows, others = np.repeat(row, partners.size), np.tile(partners, row.size)
+    stairs = np.repeat(stair, partners.size)
+    for first, second in permutations(range(len(subsets.degrees)), 2):
+        carried = others * subsets.table.capacity_per_s[rows, second]
+        counts = np.zeros((rows.size, len(subsets.degrees)), dtype=np.int64)
+        counts[:, second] = others
+        counts[:, first] = _fewest(subsets, rows, stairs, first, carried=carried)
+        useful = (counts[:, first] > 0) & (carried > 0)
+        found.append(_priced(subsets, rows[useful], counts[useful]))
+    return found
+
+
+def _fewest(subsets: Subsets, row: _Counts, stair: _Counts, degree: int, *, carried: _Floats) -> _Counts:
+    """Return the fewest instances of a degree that bring the utilisation down to a stair beside what others carry."""
+    capacity = subsets.table.capacity_per_s[row, degree]
+    wanted = subsets.rate_per_s[row] * UTILISATION_STEPS / stair - carried
+    # One more than the limit allows, where there is no capacity: ``_priced`` drops it.
+    none = subsets.max_gpus + 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = np.where(capacity > 0, np.ceil(wanted / capacity - _EPSILON), none)
+    counts: _Counts = np.clip(fewest, 0, none).astype(np.int64)
+    return counts
+
+
+def _priced(subsets: Subsets, row: _Counts, counts: _Counts) -> Options:
+    """Return those of these mixes that carry their pool's load within the limits, with watts and cost."""
+    degrees = np.array(subsets.degrees)
+    gpus = counts @ degrees
+    keep = (gpus > 0) & (gpus <= subsets.max_gpus)
+    row, counts, gpus = row[keep], counts[keep], gpus[keep]
+    capacity = (counts * subsets.table.capacity_per_s[row]).sum(axis=1)
+    utilisation = subsets.rate_per_s[row] / np.maximum(capacity, _EPSILON)
+    step = np.maximum(np.ceil(utilisation * UTILISATION_STEPS - _EPSILON), 0).astype(np.int64)
+    keep = step <= UTILISATION_STEPS
+    row, counts, gpus, step = row[keep], counts[keep], gpus[keep], step[keep]
+    power_w = np.zeros(row.size)
+    for degree in range(degrees.size):
+        power_w += counts[:, degree] * subsets.table.power_w[row, degree, step]
+    started = np.maximum(counts - subsets.have[row], 0) @ degrees
+    cost = subsets.weights.cost(power_w, gpus) + started * subsets.start_w
+    options = Options(row=row, counts=counts, gpus=gpus, power_w=power_w, cost=cost)
+    return options.take(subsets.budget.allows(watts=power_w, gpus=gpus))
+
+
+def joined(parts: Sequence[Options]) -> Options:
+    """Return all of these options."""
+    return Options(
+        row=np.concatenate([part.row for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        gpus=np.concatenate([part.gpus for part in parts]),
+        power_w=np.concatenate([part.power_w for part in parts]),
+        cost=np.concatenate([part.cost for part in parts]),
+    )

@@ -1,0 +1,155 @@
+"""The levels that every policy decides on: pools and instances, then TP degrees, then whatever outgrew its plan.
+
+A policy says which partitions of the classes into pools it considers, and which knobs it turns; the rest is here.
+The clocks are the ladders that go with each group; agents follow them every few seconds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TypeAlias
+
+from dynamollm.core.policies.base import Situation
+from dynamollm.core.policies.coupled import Coupled
+from dynamollm.core.policies.filling import Classes, Filled, Filler, Knobs, Loads, Partition, mix_of
+from dynamollm.core.policies.outcome import decided, grown
+from dynamollm.core.records import ClassLoad, Load, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """The partitions that a policy considers besides the one in force."""
+
+    partitions: Sequence[Partition]
+    runner_up: str = ""
+    """The next best, for explanation."""
+    binding: str = ""
+    """The limits that better ones would break."""
+
+
+Partitions: TypeAlias = Callable[[Situation, Loads], Considered]
+Couple: TypeAlias = Callable[[Situation, Filler, Partition, Loads], Coupled]
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A policy, by what it considers and what it turns."""
+
+    partitions: Partitions
+    knobs: Knobs = field(default_factory=Knobs)
+    weighs_current: bool = True
+    """Whether the pools in force are kept unless others save more than the tolerance; else others replace them."""
+    within_grant: bool = True
+    """Whether the pool level stays within the GPUs that the cluster level granted while they suffice."""
+    at_once: bool = False
+    """Whether there is one level: all is decided every shard interval."""
+    couple: Couple | None = None
+    """Who chooses the mixes of all pools together where limits couple them; None: the largest pool chooses first."""
+
+    def plan(self, situation: Situation) -> Plan:
+        """Return the plan that should be in force; ``situation.current`` itself where nothing changes."""
+        filler = Filler(situation, self.knobs)
+        if situation.due.cluster or situation.current is None:
+            return self._cluster_level(situation, filler)
+        if situation.due.pools:
+            return self._pool_level(situation, situation.current, filler)
+        return self._emergency(situation, situation.current)
+
+    def _cluster_level(self, s: Situation, filler: Filler) -> Plan:
+        """Pools, instances and routing, for the peak until the next decision takes effect."""
+        loads = _peaks(s, horizon_s=s.service.intervals.scale_s + s.sizing.startup_s)
+        keep = tuple(pool.classes for pool in s.current.pools) if s.current else None
+        considered = self.partitions(s, loads) if s.may_reduce or keep is None else Considered(())
+        others = [tuple(one) for one in considered.partitions]
+        candidates = [keep] if keep and (self.weighs_current or not others) else []
+        candidates = list(dict.fromkeys([*candidates, *others]))
+        outcomes: list[tuple[Partition, tuple[Filled, ...]]] = []
+        for partition in candidates:
+            filled = self._fill(s, filler, partition, loads)
+            usable = filled is not None and not any(pool.short for pool in filled)
+            # Others than those in force wait where a failing instance would make them miss something.
+            if filled and usable and not (outcomes and any(pool.fragile for pool in filled)):
+                outcomes.append((partition, filled))
+        best = _best(s, outcomes, keep) if outcomes else _degraded(filler, loads, max(candidates, key=len))
+        plan = decided(s, best, binding=considered.binding)
+        return replace(plan, runner_up="; ".join(part for part in (considered.runner_up, plan.runner_up) if part))
+
+    def _pool_level(self, s: Situation, current: Plan, filler: Filler) -> Plan:
+        """TP degrees of each pool, for the load until the next decision."""
+        loads = _peaks(s, horizon_s=s.service.intervals.shard_s + s.sizing.startup_s)
+        partition = tuple(pool.classes for pool in current.pools)
+        filled = self._fill(s, filler, partition, loads)
+        if filled is None or any(pool.short for pool in filled):
+            filled = _degraded(filler, loads, partition)
+        budgets = {pool.name: pool.gpu_budget for pool in current.pools}
+        filled = tuple(
+            replace(one, pool=replace(one.pool, gpu_budget=max(one.pool.gpu_budget, budgets.get(one.pool.name, 0))))
+            for one in filled
+        )
+        return replace(decided(s, filled), scale_decided_s=current.scale_decided_s, shard_decided_s=s.now_s)
+
+    def _fill(self, s: Situation, filler: Filler, partition: Partition, loads: Loads) -> tuple[Filled, ...] | None:
+        filler.prepare(partition, loads)
+        coupled = self.couple(s, filler, partition, loads) if self.couple else Coupled()
+        # With what is held back, if that leaves room for all; else without.
+        for held_back in (True, False) if coupled.wishes else ():
+            filled = filler.fill(partition, loads, wishes=coupled.wishes, tight=not held_back)
+            if filled is not None and not any(one.short for one in filled):
+                return tuple(replace(one, binding=coupled.binding) for one in filled)
+        filled = filler.fill(partition, loads, within_budget=self.within_grant and not s.due.cluster)
+        return filled and tuple(replace(one, binding=coupled.binding) for one in filled)
+
+    def _emergency(self, s: Situation, current: Plan) -> Plan:
+        """Let the pools whose load outgrew them grow, at once and upward only; the epochs go on as they were."""
+        loads = _peaks(s, horizon_s=s.service.intervals.shard_s + s.sizing.startup_s)
+        result = current
+        for pool in current.pools:
+            if pool.name not in s.due.hot:
+                continue
+            load = _highest(loads(pool.classes), s, pool.classes)
+            filled = Filler(replace(s, current=result), self.knobs).grow(pool, load)
+            if filled is not None and mix_of(filled.pool) != mix_of(pool):
+                result = grown(replace(s, current=result), filled)
+        return result
+
+
+def _best(
+    s: Situation, outcomes: Sequence[tuple[Partition, tuple[Filled, ...]]], keep: Partition | None
+) -> tuple[Filled, ...]:
+    """Return the pools of least cost: those in force, unless others save more than the tolerance anywhere near the load."""
+    totals = [tuple(sum(pool.costs[at] for pool in filled) for at in range(3)) for _, filled in outcomes]
+    best = min(range(len(outcomes)), key=lambda index: totals[index][1])
+    if outcomes[0][0] == keep:
+        saving = [old - new for old, new in zip(totals[0], totals[best], strict=True)]
+        worth = [s.service.behavior.tolerance * abs(old) for old in totals[0]]
+        if not all(gain > least for gain, least in zip(saving, worth, strict=True)):
+            best = 0
+    return outcomes[best][1]
+
+
+def _degraded(filler: Filler, loads: Loads, partition: Partition) -> tuple[Filled, ...]:
+    """Return what is best where not everything fits: fewest GPUs, then fewer pools, then as much as there is room for."""
+    while True:
+        filled = filler.fill(partition, loads, tight=True)
+        if filled is not None and not any(pool.short for pool in filled):
+            return tuple(replace(pool, degraded=True) for pool in filled)
+        if len(partition) == 1:
+            return filled or (filler.minimal(partition[0], loads(partition[0])),)
+        partition = ((*partition[0], *partition[1]), *partition[2:])
+
+
+def _highest(forecast: Load, s: Situation, classes: Classes) -> Load:
+    """Return, by class, the higher of the forecast and of the load of now with the tolerance on top."""
+    margin = 1 + s.service.behavior.tolerance
+    load = dict(forecast)
+    for request_class in classes:
+        now = s.recent.get(request_class)
+        if now is not None and now.rate_per_s * margin > (
+            load[request_class].rate_per_s if request_class in load else 0
+        ):
+            load[request_class] = ClassLoad(now.rate_per_s * margin, now.input_tokens, now.output_tokens)
+    return load
+
+
+def _peaks(s: Situation, *, horizon_s: float) -> Loads:
+    return cache(lambda classes: s.outlook.peak(classes, horizon_s=horizon_s))

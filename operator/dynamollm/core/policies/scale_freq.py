@@ -1,0 +1,12 @@
+"""The paper's ScaleFreq: a pool per class, each fixed at its own peak, the largest TP, clocks by load."""
+
+from typing import Final
+
+from dynamollm.core.policies.base import Policy
+from dynamollm.core.policies.filling import Knobs
+from dynamollm.core.policies.levels import Levels
+from dynamollm.core.policies.pools import one_per_class
+
+SCALE_FREQ: Final[Policy] = Levels(
+    partitions=one_per_class, knobs=Knobs(degrees=False, instances=False), weighs_current=False
+)

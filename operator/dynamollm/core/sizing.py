@@ -1,0 +1,229 @@
+"""What one instance is worth: the capacity, ladder and watts that the policies weigh, bound to one service.
+
+``Sizing`` is the whole of what planning asks of a performance model. ``ProfileSizing`` answers from a
+PerformanceProfile and remembers its answers for as long as one decision takes: a policy asks for the same mix often.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from dynamollm.core.capacity import capacity_table, operating_point, rate_margin, single_mix
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.ladder import build_ladder
+from dynamollm.core.pooling import Capacities
+from dynamollm.core.profile import Profile
+from dynamollm.core.records import ClassLoad, Ladder, Load, Order, Slo
+from dynamollm.core.sizetable import UTILISATION_STEPS, SizeTable, size_table
+from dynamollm.core.stream import Mixes
+
+_ROUNDING: Final = 1e-9
+"""Relative error of loads that are compared."""
+
+__all__ = [
+    "UTILISATION_STEPS",
+    "Mixes",
+    "ProfileSizing",
+    "SizeTable",
+    "Sizing",
+    "at_rate",
+    "ladder_clock",
+    "merge",
+    "rate_per_s",
+    "staircase",
+    "tokens_per_s",
+]
+
+
+class Sizing(Protocol):
+    """What instances of one service carry and draw."""
+
+    @property
+    def startup_s(self) -> float:
+        """From a pod's creation to Ready, s."""
+
+    @property
+    def max_clock_mhz(self) -> int:
+        """The safe clock."""
+
+    @property
+    def idle_power_w(self) -> float:
+        """Watts of one GPU whose engine is loaded and idle."""
+
+    @property
+    def rate_margin(self) -> float:
+        """What an instance really carries over what ``capacity_per_s`` promises: the margin in that promise."""
+
+    def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load; 0.0: none."""
+
+    def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
+        """Return what instances carry and draw for many mixes: the same answers as one by one, to within 3 %."""
+
+    def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
+        """Return the clocks of least energy for this mix."""
+
+    def power_w(self, *, load: Load, tensor_parallel: int, clock_mhz: int, scale: float) -> float:
+        """Watts of one instance, all its GPUs, that receives ``load`` × ``scale``."""
+
+
+def staircase(sizing: Sizing, *, load: Load, tensor_parallel: int, ladder: Ladder | None = None) -> tuple[float, ...]:
+    """Return the watts of one instance at 0, 1/20, …, 20/20 of its capacity, at the ladder's clock there."""
+    idle_w = tensor_parallel * sizing.idle_power_w
+    capacity = sizing.capacity_per_s(load=load, tensor_parallel=tensor_parallel)
+    if capacity <= 0:
+        return (idle_w,) * (UTILISATION_STEPS + 1)
+    ladder = ladder or sizing.ladder(load=load, tensor_parallel=tensor_parallel)
+    total, tokens = rate_per_s(load), tokens_per_s(load)
+    watts = [idle_w]
+    for step in range(1, UTILISATION_STEPS + 1):
+        scale = capacity * step / UTILISATION_STEPS / total
+        clock = ladder_clock(ladder, tokens_per_s_of_instance=tokens * scale)
+        watts.append(sizing.power_w(load=load, tensor_parallel=tensor_parallel, clock_mhz=clock, scale=scale))
+    return tuple(watts)
+
+
+class ProfileSizing:
+    """``Sizing`` from a measured profile."""
+
+    def __init__(
+        self,
+        *,
+        profile: Profile,
+        slo: Slo,
+        order: Order = Order.FIRST_COME_FIRST_SERVED,
+        clock_mhz: int | None = None,
+    ) -> None:
+        """Bind a profile to a service's SLO and order of service; ``clock_mhz``: the only clock that may be used."""
+        self._profile = profile
+        self._slo = slo
+        self._order = order
+        self._clock_mhz = clock_mhz
+        self._capacity: dict[tuple[object, ...], Capacities] = {}
+        self._ladder: dict[tuple[object, ...], Ladder] = {}
+
+    @property
+    def startup_s(self) -> float:
+        """From a pod's creation to Ready, s."""
+        return self._profile.startup_s
+
+    @property
+    def max_clock_mhz(self) -> int:
+        """The safe clock."""
+        return self._clock_mhz or self._profile.max_clock_mhz
+
+    @property
+    def idle_power_w(self) -> float:
+        """Watts of one GPU whose engine is loaded and idle."""
+        return self._profile.loaded_idle_w
+
+    @property
+    def rate_margin(self) -> float:
+        """What an instance really carries over what ``capacity_per_s`` promises."""
+        return rate_margin(self._profile)
+
+    def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
+        """Return what instances carry and draw for many mixes."""
+        return size_table(
+            self._profile,
+            mixes,
+            slo=self._slo,
+            order=self._order,
+            tensor_parallel=tensor_parallel,
+            clock_mhz=self._clock_mhz,
+        )
+
+    def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load."""
+        found = self._capacities(load, tensor_parallel)
+        return 0.0 if found is None else float(found.carrying(rate_per_s(load))[0, 0, 0])
+
+    def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
+        """Return the clocks of least energy for this mix, in the smallest pool that carries the load."""
+        if self._clock_mhz is not None:
+            return Ladder(steps=(), safe_mhz=self._clock_mhz)
+        found = self._capacities(load, tensor_parallel)
+        fewest = 1.0 if found is None else float(found.fewest(rate_per_s(load))[0, 0, 0])
+        instances = int(fewest) if math.isfinite(fewest) else 1
+        key = (_mix(load), tensor_parallel, instances)
+        if key not in self._ladder:
+            self._ladder[key] = build_ladder(
+                self._profile,
+                load=load,
+                slo=self._slo,
+                tensor_parallel=tensor_parallel,
+                order=self._order,
+                instances=instances,
+            )
+        return self._ladder[key]
+
+    def _capacities(self, load: Load, tensor_parallel: int) -> Capacities | None:
+        """Return what instances carry of a mix at the highest clock, alone and in pools; None: nothing is asked for."""
+        mix = single_mix(load)
+        if mix is None:
+            return None
+        key = (_mix(load), tensor_parallel)
+        if key not in self._capacity:
+            self._capacity[key] = capacity_table(
+                self._profile,
+                mix,
+                slo=self._slo,
+                order=self._order,
+                tensor_parallel=(tensor_parallel,),
+                clocks_mhz=(self.max_clock_mhz,),
+            )
+        return self._capacity[key]
+
+    def power_w(self, *, load: Load, tensor_parallel: int, clock_mhz: int, scale: float) -> float:
+        """Watts of one instance, all its GPUs, that receives ``load`` × ``scale``."""
+        return operating_point(
+            self._profile,
+            load=load,
+            slo=self._slo,
+            tensor_parallel=tensor_parallel,
+            clock_mhz=clock_mhz,
+            scale=scale,
+            order=self._order,
+        ).power_w
+
+
+def _mix(load: Load) -> tuple[object, ...]:
+    """Key of a mix: shares and lengths, not the total rate."""
+    total = rate_per_s(load)
+    return tuple(
+        (request_class, round(part.rate_per_s / total, 9), part.input_tokens, part.output_tokens)
+        for request_class, part in sorted(load.items())
+    )
+
+
+def rate_per_s(load: Load) -> float:
+    """Return the total requests/s of a load."""
+    return sum(part.rate_per_s for part in load.values())
+
+
+def tokens_per_s(load: Load) -> float:
+    """Return the prompt and generated tokens/s of a load."""
+    return sum(part.rate_per_s * (part.input_tokens + part.output_tokens) for part in load.values())
+
+
+def at_rate(load: Load, *, rate_per_s_wanted: float) -> dict[RequestClass, ClassLoad]:
+    """Return the same mix at another total rate, requests/s; the load must not be zero."""
+    factor = rate_per_s_wanted / rate_per_s(load)
+    return {
+        request_class: ClassLoad(
+            rate_per_s=part.rate_per_s * factor, input_tokens=part.input_tokens, output_tokens=part.output_tokens
+        )
+        for request_class, part in load.items()
+    }
+
+
+def merge(*loads: Load) -> Mapping[RequestClass, ClassLoad]:
+    """Return the sum of loads of different classes."""
+    return {request_class: part for load in loads for request_class, part in load.items()}
+
+
+def ladder_clock(ladder: Ladder, *, tokens_per_s_of_instance: float) -> int:
+    """Return the clock in MHz that a ladder gives an instance at this load."""
+    # What was computed to be just at a step is on it.
+    tokens = tokens_per_s_of_instance * (1 - _ROUNDING)
+    return next((step.clock_mhz for step in ladder.steps if tokens <= step.max_tokens_per_s), ladder.safe_mhz)

@@ -1,0 +1,91 @@
+"""Step costs of a profile for many (TP, clock) points at once, in numpy: what the batched capacity model is made of.
+
+The formulae are those of `core.profile` and ``docs/model.md``; ``tests/unit/core/test_steptable.py`` holds both equal.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamollm.core.profile import Profile
+
+Floats: TypeAlias = NDArray[np.float64]
+
+_NAMES: Final = (
+    *("fixed_ms", "compute_ms", "memory_power", "token_ms", "square_ms", "context_ms", "host_ms", "host_sequence_ms"),
+    *("prefill_fixed_ms", "prefill_floor_power", "short_ms", "long_ms"),
+    *("decode_fixed_ms", "decode_sequence_ms", "decode_square_ms"),
+    *("weights_share", "context_share", "token_share", "square_share", "volt", "on_chip_w", "tensor_w", "clock_w"),
+    *("static_w", "hbm_w", "limit_w"),
+)
+
+
+class StepTable:
+    """Step costs at ``points`` = TP degrees × clocks, TP first; every argument and result broadcasts to [..., point]."""
+
+    def __init__(self, profile: Profile, *, tensor_parallel: Sequence[int], clocks_mhz: Sequence[int]) -> None:
+        """Work out the coefficients.
+
+        Raises:
+            OutOfRangeError: a TP degree or a clock that was not measured.
+        """
+        points = [(tp, clock) for tp in tensor_parallel for clock in clocks_mhz]
+        found = [profile.coefficients(tensor_parallel=tp, clock_mhz=clock) for tp, clock in points]
+        self.c = {name: np.array([one.get(name, 0.0) for one in found]) for name in _NAMES}
+        first = found[0]
+        self.curves = first["curves"] > 0
+        self.exponent, self.inverse = first["exponent"], first["inverse"]
+        self.power_exponent, self.power_inverse = first["power_exponent"], first["power_inverse"]
+        self.transition = (first.get("transition_tokens", 0.0), first.get("transition_width", 1.0))
+        self.gpus = np.array([tp for tp, _ in points], np.float64)
+        self.kv_tokens = np.array([float(profile.kv_capacity_tokens(tp)) for tp, _ in points])
+        self.one_token_ms = self.prefill_ms(np.ones(1), np.ones(1))
+
+    def prefill_ms(self, tokens: Floats, squared: Floats) -> Floats:
+        """Return the time of a step of prompts alone, without the host's; see `Profile.prefill_ms`."""
+        c = self.c
+        if self.curves:
+            middle, width = self.transition
+            long = 1.0 / (1.0 + np.exp(-np.clip((squared / tokens - middle) / width, -50.0, 50.0)))
+            work = (c["short_ms"] * (1.0 - long) + c["long_ms"] * long) * tokens
+            curve: Floats = (c["prefill_floor_power"] + work**self.exponent) ** self.inverse + c["prefill_fixed_ms"]
+            return curve
+        both = ((c["compute_ms"] * tokens) ** self.exponent + c["memory_power"]) ** self.inverse
+        line: Floats = c["fixed_ms"] + both + tokens * c["token_ms"] + squared * c["square_ms"]
+        return line
+
+    def decode_ms(self, batch: Floats, context: Floats) -> Floats:
+        """Return the time of a decode step, the host's included; see `Profile.decode_ms`."""
+        c = self.c
+        if self.curves:
+            curve: Floats = (
+                c["decode_fixed_ms"] + c["decode_sequence_ms"] * batch + c["decode_square_ms"] * batch * batch
+            )
+            return curve
+        both = ((c["compute_ms"] * batch) ** self.exponent + c["memory_power"]) ** self.inverse
+        line: Floats = (
+            c["fixed_ms"] + both + batch * c["token_ms"] + context * c["context_ms"]
+            + c["host_ms"] + c["host_sequence_ms"] * batch
+        )  # fmt: skip
+        return line
+
+    def power_w(self, duration_ms: Floats, tokens: Floats, squared: Floats, batch: Floats, context: Floats) -> Floats:
+        """Return the watts of each GPU while such a step runs; see `Profile.step`."""
+        c = self.c
+        bandwidth = np.minimum(1.0, (c["weights_share"] + context * c["context_share"]) / duration_ms)
+        operations = ((tokens + batch) * c["token_share"] + squared * c["square_share"]) / duration_ms
+        memory, tensor = c["on_chip_w"] * bandwidth, c["tensor_w"] * np.minimum(1.0, operations)
+        mixed = (memory**self.power_exponent + tensor**self.power_exponent) ** self.power_inverse
+        watts: Floats = np.minimum(
+            c["limit_w"], c["static_w"] + c["hbm_w"] * bandwidth + c["volt"] * (mixed + c["clock_w"])
+        )
+        return watts
+
+
+@lru_cache(maxsize=64)
+def step_table(profile: Profile, tensor_parallel: tuple[int, ...], clocks_mhz: tuple[int, ...]) -> StepTable:
+    """Return the step costs at these points, worked out once: plans ask for the same ones over and over."""
+    return StepTable(profile, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front of a service: request → class → pool → instance, streams passed through untouched."""

@@ -1,0 +1,278 @@
+"""Results as one self-contained HTML file: plots that zoom and tell their values, no network needed to look at them."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from plotly.offline import get_plotlyjs
+
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.records import Slo
+
+_COLOURS: Final = (
+    *("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951"),
+    *("#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"),
+)
+_MISSED: Final = "#c9ccd1"
+
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; margin: 0 auto; padding: 24px; max-width: 1180px; background: #fff }
+h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 4px } p { margin: 4px 0 12px; color: #4a4f57 }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e3e5e8 } th { font-weight: 600 }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } tr.missed td { color: #b3261e }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 8px 20px }
+.plot { height: 330px } select { font: inherit; padding: 3px 8px } .run[hidden] { display: none }
+"""
+
+_SCRIPT: Final = """
+const drawn = new Set();
+function draw(id) {
+  if (drawn.has(id)) return;
+  drawn.add(id);
+  Plotly.newPlot(id, PLOTS[id].data, PLOTS[id].layout, {displayModeBar: false, responsive: true});
+}
+function show(run) {
+  for (const one of document.querySelectorAll('.run')) one.hidden = one.dataset.run !== run;
+  for (const one of document.querySelectorAll(`.run[data-run="${run}"] .plot`)) draw(one.id);
+}
+for (const one of document.querySelectorAll('.plot')) if (!one.closest('.run')) draw(one.id);
+const choice = document.getElementById('run');
+choice.addEventListener('change', () => show(choice.value));
+show(choice.value);
+document.body.dataset.ready = 'true';
+"""
+
+_LATENCIES: Final = (
+    "99th percentile by request class (input, then output: short, medium, long); the line is the SLO's limit."
+)
+
+Answer = Mapping[str, Any]
+"""What `campaign` gives: ``settings``, ``result``, ``series``."""
+
+
+def report_html(answers: Sequence[Answer], *, title: str, about: str, slo: Slo) -> str:
+    """Return the report.
+
+    Args:
+        answers: at least one; energies are relative to the first SinglePool with the same settings.
+        title: the trace.
+        about: one sentence on profile, rule and accounting.
+        slo: limits by class, drawn beside the latencies.
+    """
+    plots: dict[str, Any] = {}
+    body = [
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>",
+        _table(answers),
+        "<h2>Energy, cost and carbon</h2><p>Policies that miss the SLO are grey: what they save is not comparable.</p>",
+        '<div class="pair">',
+        *_bars(answers, plots),
+        f"</div><h2>Latency against the SLO</h2><p>{_LATENCIES}</p>",
+        '<div class="pair">',
+        *_latencies(answers, plots, slo),
+        "</div><h2>Over time</h2>",
+        _choice(answers),
+        *(_over_time(number, answer, plots) for number, answer in enumerate(answers)),
+    ]
+    script = f"const PLOTS = {_json(plots)};{_SCRIPT}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
+        f"<body>{''.join(body)}<script>{script}</script></body></html>"
+    )
+
+
+def label(answer: Answer) -> str:
+    """Return what tells an answer from the others."""
+    result = answer["result"]
+    settings = "".join(f", {name} {value}" for name, value in answer["settings"].items())
+    return f"{result['policy']} {result['order']}{settings}"
+
+
+def _table(answers: Sequence[Answer]) -> str:
+    names = (
+        *("policy", "order", "energy kWh", "relative", "servers", "GPU h", "cost USD", "CO2 kg", "power p50 / p99 kW"),
+        *("in SLO", "failed", "changes"),
+    )
+    rows = []
+    for one in answers:
+        result = one["result"]
+        relative = _relative(one, answers)
+        settings = html.escape(label(one).removeprefix(f"{result['policy']} "))
+        cells = (
+            html.escape(result["policy"]),
+            settings,
+            f"{result['energy_kwh']:.2f}",
+            "" if relative is None else f"{relative:.2f}",
+            f"{result['servers']:.1f}",
+            f"{result['gpu_hours']:.1f}",
+            f"{result['cost_usd']:.2f}",
+            f"{result['carbon_kg']:.2f}",
+            f"{result['power_w']['p50'] / 1e3:.1f} / {result['power_w']['p99'] / 1e3:.1f}",
+            f"{100 * result['slo_attainment']['total']:.2f} %" + ("" if result["meets_slo"] else " missed"),
+            str(result["failed"]),
+            str(result["reconfigurations"]),
+        )
+        mark = "" if result["meets_slo"] else ' class="missed"'
+        rows.append(f"<tr{mark}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    header = "".join(f"<th>{name}</th>" for name in names)
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _relative(answer: Answer, answers: Sequence[Answer]) -> float | None:
+    base = next(
+        (
+            one["result"]["energy_kwh"]
+            for one in answers
+            if one["result"]["policy"] == "SinglePool" and one["settings"] == answer["settings"]
+        ),
+        None,
+    )
+    return answer["result"]["energy_kwh"] / base if base else None
+
+
+# ------------------------------------------------------------------ plots
+def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
+    names = [label(one) for one in answers]
+    colours = [_COLOURS[0] if one["result"]["meets_slo"] else _MISSED for one in answers]
+    relative = [_relative(one, answers) for one in answers]
+
+    def bars(field: str, texts: Sequence[str] | None) -> dict[str, Any]:
+        values = [one["result"][field] for one in answers]
+        return {
+            "type": "bar",
+            "orientation": "h",
+            "y": names,
+            "x": values,
+            "marker": {"color": colours},
+            "text": list(texts or [f"{value:.2f}" for value in values]),
+            "textposition": "auto",
+        }
+
+    texts = [
+        f"{one['result']['energy_kwh']:.1f}" + ("" if share is None else f" ({share:.2f})")
+        for one, share in zip(answers, relative, strict=True)
+    ]
+    found = []
+    for name, field, unit, shown in (
+        ("energy", "energy_kwh", "GPU energy, kWh (relative to SinglePool)", texts),
+        ("cost", "cost_usd", "electricity and held GPUs, USD", None),
+        ("carbon", "carbon_kg", "CO2 equivalent, kg", None),
+        ("servers", "servers", "servers held, mean", None),
+    ):
+        layout = _layout(unit, height=90 + 28 * len(answers), legend=False)
+        layout["yaxis"] = {"autorange": "reversed", "automargin": True}
+        layout["xaxis"] = {"rangemode": "tozero", "automargin": True}
+        found.append(_plot(name, [bars(field, shown)], layout, plots))
+    return found
+
+
+def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> list[str]:
+    found = []
+    for name, field, limits, unit in (
+        ("ttft", "ttft_ms", slo.ttft_ms, "TTFT p99, ms"),
+        ("tbt", "tbt_ms", slo.tbt_ms, "mean TBT of a request p99, ms"),
+    ):
+        classes = [c for c in RequestClass if any(c.value in one["result"][field] for one in answers)]
+        data: list[dict[str, Any]] = [
+            {
+                "type": "bar",
+                "name": label(one),
+                "x": [c.value for c in classes],
+                "y": [one["result"][field].get(c.value, {}).get("p99") for c in classes],
+                "marker": {"color": _COLOURS[number % len(_COLOURS)]},
+            }
+            for number, one in enumerate(answers)
+        ]
+        data.append(
+            {
+                "type": "scatter",
+                "name": "SLO",
+                "mode": "lines+markers",
+                "x": [c.value for c in classes],
+                "y": [limits[c] for c in classes],
+                "line": {"color": "#1c1f24", "shape": "hvh", "width": 2},
+            }
+        )
+        layout = _layout(unit, height=360, legend=True)
+        layout["yaxis"] = {"type": "log", "dtick": "D2", "automargin": True}
+        found.append(_plot(name, data, layout, plots))
+    return found
+
+
+def _choice(answers: Sequence[Answer]) -> str:
+    best = min(
+        range(len(answers)),
+        key=lambda number: (not answers[number]["result"]["meets_slo"], answers[number]["result"]["energy_kwh"]),
+    )
+    options = "".join(
+        f'<option value="{number}"{" selected" if number == best else ""}>{html.escape(label(one))}</option>'
+        for number, one in enumerate(answers)
+    )
+    return f'<p><label>Policy <select id="run">{options}</select></label></p>'
+
+
+def _over_time(number: int, answer: Answer, plots: dict[str, Any]) -> str:
+    series = answer["series"]
+    hours = series["hours"]
+    found = []
+    for name, field, unit, stacked in (
+        ("power", "power_w", "power of held GPUs by pool, W", True),
+        ("gpus", "gpus", "GPUs held by pool", True),
+        ("instances", "instances", "instances by pool", True),
+        ("degrees", "degrees", "instances by TP degree", True),
+        ("clock", "clock_mhz", "SM clock by pool, mean over serving GPUs, MHz", False),
+    ):
+        data = [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": pool,
+                "x": hours,
+                "y": values,
+                "line": {"width": 0.8 if stacked else 1.6, "color": _COLOURS[index % len(_COLOURS)], "shape": "hv"},
+                **({"stackgroup": "one"} if stacked else {}),
+            }
+            for index, (pool, values) in enumerate(series[field].items())
+        ]
+        found.append(_plot(f"{name}-{number}", data, _layout(unit, height=330, legend=True, hours=True), plots))
+    attained = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": hours,
+        "y": [None if share is None else 100 * share for share in series["attainment"]],
+        "line": {"color": _COLOURS[0], "width": 1.6},
+    }
+    layout = _layout("requests within their SLO, %", height=330, legend=False, hours=True)
+    found.append(_plot(f"attainment-{number}", [attained], layout, plots))
+    return f'<div class="run pair" data-run="{number}" hidden>{"".join(found)}</div>'
+
+
+def _layout(title: str, *, height: int, legend: bool, hours: bool = False) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "title": {"text": title, "font": {"size": 14}, "x": 0, "xref": "paper"},
+        "height": height,
+        "margin": {"l": 60, "r": 12, "t": 40, "b": 44},
+        "showlegend": legend,
+        "legend": {"orientation": "h", "y": -0.2},
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1c1f24"},
+        "plot_bgcolor": "#f7f8f9",
+        "paper_bgcolor": "#ffffff",
+        "hovermode": "x unified" if hours else "closest",
+        "barmode": "group",
+    }
+    if hours:
+        layout["xaxis"] = {"title": {"text": "hours since the trace's beginning"}}
+        layout["yaxis"] = {"rangemode": "tozero" if "SLO" not in title else "normal", "automargin": True}
+    return layout
+
+
+def _plot(name: str, data: list[dict[str, Any]], layout: dict[str, Any], plots: dict[str, Any]) -> str:
+    plots[name] = {"data": data, "layout": layout}
+    return f'<div class="plot" id="{name}" style="height:{layout["height"]}px"></div>'
+
+
+def _json(value: Any) -> str:
+    # A string that ends the script element would end the script.
+    return orjson.dumps(value).decode().replace("</", "<\\/")

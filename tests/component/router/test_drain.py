@@ -1,0 +1,86 @@
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from component.router.fakes import MODEL, FakeApi, FakeEngine, event, fresh_ip, held, routing
+
+BODY = {"model": MODEL, "prompt": "word", "max_tokens": 50, "stream": True}
+
+
+@pytest.fixture
+async def router(api: tuple[FakeApi, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
+    """A router process that listens; neither pods nor routing exist."""
+    _, url = api
+    host = fresh_ip()
+    script = Path(__file__).with_name("router_process.py")
+    process = await asyncio.create_subprocess_exec(sys.executable, str(script), url, host)
+    async with aiohttp.ClientSession(f"http://{host}:8080") as client:
+        await _status(client, "/healthz", 200)
+        yield process, client
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def _status(client: aiohttp.ClientSession, path: str, status: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with client.get(path) as response:
+                    if response.status == status:
+                        return
+            except aiohttp.ClientConnectorError:
+                pass
+            await asyncio.sleep(0.01)
+
+
+async def _refusing(client: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with client.get("/v1/models") as response:
+                if response.status == 503:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_ready_when_pods_and_routing_are_known_and_not_before(
+    api: tuple[FakeApi, str], router: tuple[asyncio.subprocess.Process, aiohttp.ClientSession]
+) -> None:
+    fake, _ = api
+    _, client = router
+    await _status(client, "/readyz", 503)
+    async with client.post("/v1/completions", json=BODY) as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+    fake.put_routing(routing())
+    await _status(client, "/readyz", 200)
+
+
+async def test_sigterm_lets_streams_finish(
+    api: tuple[FakeApi, str],
+    router: tuple[asyncio.subprocess.Process, aiohttp.ClientSession],
+    start_fake: Callable[..., Awaitable[FakeEngine]],
+) -> None:
+    fake, _ = api
+    process, client = router
+    gate = asyncio.Event()
+    engine = await start_fake(held(gate))
+    fake.put_routing(routing())
+    fake.put_pod("a", engine.ip)
+    await _status(client, "/readyz", 200)
+    response = await client.post("/v1/completions", json=BODY)
+    assert await response.content.readany() == event()
+    process.terminate()
+    await _status(client, "/readyz", 503)
+    # Endpoints lag behind pods: who comes late is served for a while.
+    late = await client.post("/v1/completions", json=BODY)
+    assert late.status == 200
+    await _refusing(client)
+    assert process.returncode is None
+    gate.set()
+    assert await response.read() == b"data: [DONE]\n\n"
+    assert (await late.read()).endswith(b"data: [DONE]\n\n")
+    assert await asyncio.wait_for(process.wait(), 20) == 0

@@ -1,0 +1,64 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEADER = "arrival_s,input_tokens,output_tokens\n"
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "own.csv"
+    path.write_text(HEADER + "".join(f"{k / 5},{100 + 37 * (k % 60)},{20 + 11 * (k % 40)}\n" for k in range(3000)))
+    return path
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("dynamollm")), "simulate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_json_has_what_the_interface_promises(trace: Path) -> None:
+    done = simulate("--trace", str(trace), "--policy", "SinglePool,DynamoLLM", "--servers", "2", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["trace"], document["profile"], document["slo_rule"]) == ("own.csv", "modern", "att")
+    assert [(one["policy"], one["order"]) for one in document["results"]] == [
+        ("SinglePool", "fcfs"),
+        ("DynamoLLM", "fcfs"),
+    ]
+    for one in document["results"]:
+        assert one["requests"] == 3000
+        assert one["energy_kwh"] > 0
+        assert one["cost_usd"] > 0
+        assert one["carbon_kg"] > 0
+        assert set(one["power_w"]) == {"p50", "p99"}
+        assert 0 <= one["slo_attainment"]["total"] <= 1
+        assert set(one["slo_attainment"]["by_class"]) == set(one["ttft_ms"]) == set(one["tbt_ms"])
+        assert all(set(quantiles) == {"p50", "p90", "p99"} for quantiles in one["ttft_ms"].values())
+        assert {"gpu_hours", "servers", "reconfigurations", "wall_seconds", "meets_slo"} <= set(one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--trace", "nowhere.csv"), "nowhere.csv"),
+        (("--trace", "{trace}:requests"), "no column requests"),
+        (("--trace", "{trace}", "--policy", "Best"), "Best"),
+        (("--trace", "{trace}", "--order", "lifo"), "lifo"),
+        (("--trace", "{trace}", "--profile", "{trace}"), "PerformanceProfile"),
+        (("--trace", "{trace}", "--servers", "none"), "--servers none"),
+        (("--trace", "{trace}", "--scale", "0"), "scale"),
+        (("--trace", "{trace}", "--scale", "1e-9"), "no requests"),
+        (("--trace", "{trace}", "--service", "nowhere.yaml"), "nowhere.yaml"),
+        (("--trace", "{trace}", "--prices", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trace: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = simulate(*(argument.format(trace=trace) for argument in arguments))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout

@@ -1,0 +1,94 @@
+"""The report in a real browser: Debian's chromium, where there is one (``apt-get install chromium``)."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamollm.core.records import Slo
+from dynamollm.simulator.report import report_html
+from dynamollm.simulator.shipped import sample_service
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SLO: Slo = sample_service(None).slo
+
+
+def answer(policy: str, *, energy_kwh: float, meets_slo: bool) -> dict[str, Any]:
+    quantiles = {"SS": {"p50": 40.0, "p90": 80.0, "p99": 190.0}, "LL": {"p50": 300.0, "p90": 700.0, "p99": 1500.0}}
+    hours = [k / 60 for k in range(1, 61)]
+    return {
+        "settings": {},
+        "single_pool_servers": 4,
+        "result": {
+            "policy": policy,
+            "order": "fcfs",
+            "energy_kwh": energy_kwh,
+            "servers": 3.2,
+            "gpu_hours": 25.6,
+            "cost_usd": 64.0,
+            "carbon_kg": 3.1,
+            "power_w": {"p50": 9000.0, "p99": 14000.0},
+            "slo_attainment": {"total": 0.995 if meets_slo else 0.91, "by_class": {}, "within_five": 0.99},
+            "meets_slo": meets_slo,
+            "failed": 0,
+            "reconfigurations": 12,
+            "ttft_ms": quantiles,
+            "tbt_ms": quantiles,
+        },
+        "series": {
+            "hours": hours,
+            "power_w": {"ll": [9000.0] * 60, "ms": [2000.0] * 60},
+            "gpus": {"ll": [16.0] * 60, "ms": [8.0] * 60},
+            "instances": {"ll": [4.0] * 60, "ms": [1.0] * 60},
+            "clock_mhz": {"ll": [1200.0] * 60, "ms": [None] * 30 + [1095.0] * 30},
+            "degrees": {"TP4": [4.0] * 60, "TP8": [1.0] * 60},
+            "attainment": [0.99] * 59 + [None],
+        },
+    }
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    answers = [
+        answer("SinglePool", energy_kwh=14.0, meets_slo=True),
+        answer("Joint", energy_kwh=6.0, meets_slo=True),
+        answer("<script>", energy_kwh=4.0, meets_slo=False),
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(report_html(answers, title="a week of </title>", about="Profile modern.", slo=SLO))
+    return path
+
+
+def test_the_report_is_one_file_that_asks_the_network_for_nothing(report: Path) -> None:
+    page = report.read_text()
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"(?:src|href)=", markup)
+    assert "a week of &lt;/title&gt;" in page
+    assert "0.43" in page
+    assert "<td>&lt;script&gt;</td>" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_browser_draws_every_plot_of_the_page_and_of_the_best_policy(report: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+            *(f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=20000", "--dump-dom"),
+            report.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    dom = done.stdout
+    assert 'data-ready="true"' in dom
+    # Four bars, two latencies, and six over time of the policy that is shown.
+    drawn = re.findall(r'class="plot js-plotly-plot" id="([^"]+)"', dom)
+    assert len(drawn) == 12
+    assert {name.split("-")[1] for name in drawn if "-" in name} == {"1"}

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamollm.core.selection import Candidate, choose
+from dynamollm.simulator import dispatch
+from dynamollm.simulator.fleet import serve
+from dynamollm.simulator.fleet_state import MAX_IN_FLIGHT_PER_GPU, new_fleet
+from dynamollm.simulator.shipped import open_profile
+from dynamollm.simulator.state import new_engines
+from dynamollm.simulator.steps import StepTable
+from dynamollm.simulator.tally import alone_ms
+
+# The first call after a change compiles the engine model: half a minute, and many on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
+
+PROFILE = open_profile("modern")
+TABLE = StepTable(PROFILE)
+SLO_MS = np.full(9, 400.0)
+
+members = st.lists(
+    st.tuples(st.sampled_from([2, 4, 8]), st.integers(0, 8 * MAX_IN_FLIGHT_PER_GPU), st.integers(0, 20)),
+    max_size=8,
+    unique_by=lambda one: one[2],
+)
+
+
+@given(members=members)
+@settings(deadline=None)
+def test_the_compiled_choice_is_that_of_the_router(members: list[tuple[int, int, int]]) -> None:
+    engines = new_engines(TABLE, instances=8, batch=4, slots=4)
+    fleet = new_fleet(
+        instances=8, pools=1, ttft_slo_ms=SLO_MS, tbt_slo_ms=SLO_MS, by_deadline=False, alone_row=0, alone_chunk=0
+    )
+    candidates = []
+    for place, (degree, in_flight, last) in enumerate(members):
+        one = engines.instances[place]
+        one["tensor_parallel"], one["in_flight"], one["wake_s"] = degree, in_flight, np.inf
+        fleet.members[0, place] = place
+        fleet.n_members[0] += 1
+        fleet.last_chosen[place] = last
+        candidates.append(Candidate(str(place), "ll", degree, "", in_flight=in_flight, last_chosen=last))
+    expected = choose(candidates, max_in_flight_per_gpu=MAX_IN_FLIGHT_PER_GPU)
+    assert dispatch.choose(engines, fleet, 0, 0.0) == (-1 if expected is None else int(expected.name))
+
+
+@pytest.mark.parametrize("profile", ["modern", "paper"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (300, 2), (900, 350), (8000, 40)])
+def test_a_request_alone_takes_what_the_closed_form_says(profile: str, inputs: int, outputs: int) -> None:
+    model = open_profile(profile)
+    table = StepTable(model)
+    served = serve(
+        model,
+        tensor_parallel=8,
+        clock_mhz=1980,
+        arrival_s=np.array([0.0]),
+        input_tokens=np.array([inputs]),
+        output_tokens=np.array([outputs]),
+        request_class=np.array([0]),
+    )
+    row = table.rows[table.row(tensor_parallel=8, clock_mhz=1980)]
+    chunk = model.max_batched_tokens if model.interleaves_prefill else 0
+    assert served.end_s[0] * 1e3 == pytest.approx(alone_ms(row, chunk, inputs, outputs), rel=1e-6)
