@@ -8,7 +8,7 @@ from typing import Any, Final
 from dynamollm.adapters.manifests import read_value
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.errors import InvalidInputError
-from dynamollm.core.records import ClassLoad, Load
+from dynamollm.core.records import LEAST_RATE_PER_S, ClassLoad, Load
 
 _FIELDS: Final = ("rate_per_s", "input_tokens", "output_tokens")
 _SHAPE: Final = "class → rate_per_s, input_tokens, output_tokens"
@@ -44,6 +44,10 @@ def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
     values = [_number(path, f"{name}.{field}", fields.get(field)) for field in _FIELDS]
     if values[0] < 0:
         raise InvalidInputError(f"{path}: {name}.rate_per_s is {values[0]:g}: give 0 or more requests per second")
+    if 0 < values[0] < LEAST_RATE_PER_S:
+        raise InvalidInputError(
+            f"{path}: {name}.rate_per_s is {values[0]:g}: give 0, or {LEAST_RATE_PER_S:g} requests per second or more"
+        )
     for field, value in zip(_FIELDS[1:], values[1:], strict=True):
         if value < 1:
             raise InvalidInputError(f"{path}: {name}.{field} is {value:g}: give the mean length, 1 token or more")

@@ -17,7 +17,7 @@ from dynamollm.core.forecast_choice import Choice, ForecastQuality, choose, uppe
 from dynamollm.core.forecast_methods import ForecastMode, Frame, Past, Seen, Series, Template, expected, past_of
 from dynamollm.core.load_series import DAY_S, LoadSeries, is_known, load_series, trusted
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
-from dynamollm.core.records import ClassLoad, ForecastSettings, Intervals, Load, LoadHistory
+from dynamollm.core.records import LEAST_RATE_PER_S, ClassLoad, ForecastSettings, Intervals, Load, LoadHistory
 
 BACKTEST_S: Final = 3 * DAY_S
 """How far back the forecast's own misses are looked at: one day has every hour in it once."""
@@ -79,7 +79,7 @@ class Outlook:
         return {
             request_class: ClassLoad(rate, *self.lengths[request_class])
             for request_class, rate in rates.items()
-            if rate > 0
+            if rate >= LEAST_RATE_PER_S
         }
 
     def _rates(self, wanted: list[RequestClass], *, horizon_s: float, upper: bool) -> dict[RequestClass, float]:
@@ -177,9 +177,9 @@ def recent_load(history: LoadHistory | None, *, now_s: float, boundaries: ClassB
     count = max(1, round(RECENT_S / grid.step_s))
     for request_class, samples in grid.rate_per_s.items():
         recent = _last(samples, count)
-        if recent and any(recent):
+        if recent and (rate := sum(recent) / len(recent)) >= LEAST_RATE_PER_S:
             load[request_class] = ClassLoad(
-                rate_per_s=sum(recent) / len(recent),
+                rate_per_s=rate,
                 input_tokens=grid.input_tokens.get(request_class, typical[request_class].input_tokens),
                 output_tokens=grid.output_tokens.get(request_class, typical[request_class].output_tokens),
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.errors import UnknownDataError
 from dynamollm.core.forecast_methods import ForecastMode, Frame, Past, Series
-from dynamollm.core.records import LoadHistory
+from dynamollm.core.records import LEAST_RATE_PER_S, LoadHistory
 
 BUCKET_S: Final = 60.0
 """Load is averaged over this long before anything else: shorter bursts are the queue's business, not the planner's."""
@@ -148,8 +148,9 @@ def _newest(samples: Sequence[float | None]) -> int:
 
 
 def _stacked(samples: Mapping[RequestClass, Sequence[float | None]], classes: Sequence[RequestClass]) -> Series:
-    """Return the samples [class, step], NaN in gaps."""
-    return np.stack([np.asarray(samples[request_class], dtype=np.float64) for request_class in classes])
+    """Return the samples [class, step], NaN in gaps; 0.0 where they are as good as none."""
+    stacked = np.stack([np.asarray(samples[request_class], dtype=np.float64) for request_class in classes])
+    return np.where(stacked < LEAST_RATE_PER_S, 0.0, stacked)
 
 
 def _means(samples: Series, step_s: float, bucket_s: float) -> tuple[float, Series]:

@@ -6,6 +6,7 @@ Units are in the names. ``None`` always means unknown, never zero.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from dynamollm.core.classes import ClassBoundaries, RequestClass
 from dynamollm.core.past_load import PastLoad
@@ -154,6 +155,11 @@ class Service:
 
 
 # ------------------------------------------------------------------ load
+LEAST_RATE_PER_S: Final = 1e-6
+"""Requests/s, one in eleven days: a class with fewer has none. No counter shows less; sums and decays of the forecast do,
+down to what has no finite reciprocal."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassLoad:
     """The load of one class: requests/s and mean lengths in tokens."""

@@ -175,6 +175,10 @@ LOADS = [
         "SS: {rate_per_s: -1, input_tokens: 5, output_tokens: 5}",
         "load.yaml: SS.rate_per_s is -1: give 0 or more requests per second",
     ),
+    (
+        "SS: {rate_per_s: 1.0e-300, input_tokens: 5, output_tokens: 5}",
+        "load.yaml: SS.rate_per_s is 1e-300: give 0, or 1e-06 requests per second or more",
+    ),
     ("SS: {rate_per_s: 1, input_tokens: 5}", "load.yaml: SS.output_tokens is missing: a load is class → rate_per_s"),
     ("SS: {rate_per_s: fast, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is 'fast': give a number"),
     ("SS: {rate_per_s: .inf, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is inf: give a number"),

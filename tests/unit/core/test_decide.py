@@ -81,6 +81,7 @@ RATES = st.dictionaries(
 # ------------------------------------------------------------------ plans
 @settings(max_examples=40)
 @given(rates=RATES, node_gpus=st.lists(st.integers(0, 8), min_size=1, max_size=12), max_gpus=st.integers(2, 96))
+@example(rates={RequestClass.SS: 2.2e-311}, node_gpus=[0], max_gpus=2)
 @example(rates={RequestClass.LM: 3.947, RequestClass.LL: 7.358}, node_gpus=[2, 4, 4, 8], max_gpus=18)
 def test_a_plan_serves_every_class_once_stays_in_its_limits_and_is_its_own_fixed_point(
     rates: dict[RequestClass, float], node_gpus: list[int], max_gpus: int
