@@ -5,6 +5,7 @@ from typing import Final
 
 from dynamollm.api.inferenceservice_status import ForecastStatus
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.decide import epochs
 from dynamollm.core.errors import UnknownDataError
 from dynamollm.core.forecast import outlook
 from dynamollm.core.forecast_choice import ForecastQuality
@@ -17,7 +18,7 @@ WATCH_S: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the forecast says for the next scale interval, and how well it has done."""
+    """What the forecast says for as far as the policy plans ahead, and how well it has done."""
 
     expected_per_s: float
     quality: ForecastQuality
@@ -46,7 +47,7 @@ class ForecastWatch:
         """Return the newest look; None: load is unknown."""
         if self._at is not None and self._at[0] == service and 0 <= now_s - self._at[1] < WATCH_S and load is not None:
             return self._watched
-        horizon_s = service.intervals.scale_s + startup_s
+        horizon_s = epochs(service).scale_s + startup_s
         try:
             one = outlook(
                 load,

@@ -114,9 +114,7 @@ def decide_with(
     if service.pins.tensor_parallel is not None:
         service = replace(service, tensor_parallel=(service.pins.tensor_parallel,))
     intervals = service.intervals
-    if POLICIES[service.policy].at_once:
-        every_s = min(service.intervals.scale_s, service.intervals.shard_s)
-        service = replace(service, intervals=replace(intervals, scale_s=every_s))
+    service = replace(service, intervals=epochs(service))
     cap, cap_until_s = _cap(service, observation, now_s=now_s)
     situation = Situation(
         service=service,
@@ -194,13 +192,22 @@ def _due(s: Situation) -> Due:
     return Due(hot=frozenset(pool.name for pool in s.current.pools if _is_hot(s, pool)))
 
 
+def epochs(service: Service) -> Intervals:
+    """Return how often each level decides: as the service has it, but where its policy decides all at once, at the faster pace."""
+    intervals = service.intervals
+    if not POLICIES[service.policy].at_once:
+        return intervals
+    return replace(intervals, scale_s=min(intervals.scale_s, intervals.shard_s))
+
+
 def levels_due(current: Plan | None, service: Service, *, now_s: float) -> Due:
     """Which levels' epochs have ended; a decision from the future (another clock) counts as ended."""
     if current is None:
         return Due(cluster=True)
+    every = epochs(service)
     return Due(
-        cluster=not 0 <= now_s - current.scale_decided_s < service.intervals.scale_s,
-        pools=not 0 <= now_s - current.shard_decided_s < service.intervals.shard_s,
+        cluster=not 0 <= now_s - current.scale_decided_s < every.scale_s,
+        pools=not 0 <= now_s - current.shard_decided_s < every.shard_s,
     )
 
 

@@ -2,9 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 from prometheus_client.samples import Sample
 
+from dynamollm.controller.forecast_watch import ForecastWatch
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.records import PolicyName
 from unit.controller.world import World
+from unit.core.decision_world import history, make_service
+
+NOW_S = 1_000_000.0
 
 
 def shown(world: World) -> dict[tuple[str, str], float]:
@@ -27,6 +34,21 @@ async def test_status_and_metrics_show_how_well_the_forecast_does() -> None:
     assert metrics["dynamollm_operator_forecast_coverage_ratio", ""] == 1
     world.shared.metrics.forget(world.reconciler.key)
     assert shown(world) == {}
+
+
+def test_it_looks_as_far_ahead_as_the_policy_plans() -> None:
+    rising = {RequestClass.MM: [1 + minute / 60 for minute in range(360)]}
+    load = history(rising, end_s=NOW_S)
+    watched = {
+        policy: ForecastWatch().look(make_service(policy=policy), load, startup_s=120.0, now_s=NOW_S)
+        for policy in (PolicyName.JOINT, PolicyName.DYNAMO_LLM)
+    }
+    ahead_min = {policy: 60 * (one.expected_per_s - 1) - 359 for policy, one in watched.items() if one is not None}
+    # 5 min and 30 min of an interval, and 2 min of start-up, to within the forecast's own buckets.
+    assert ahead_min == {
+        PolicyName.JOINT: pytest.approx(7, abs=2),
+        PolicyName.DYNAMO_LLM: pytest.approx(32, abs=2),
+    }
 
 
 async def test_while_load_is_unknown_there_is_no_forecast() -> None:

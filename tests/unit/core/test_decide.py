@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from dynamollm.core import plan_codec
 from dynamollm.core.actions import steps
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.decide import decide_with
+from dynamollm.core.decide import decide_with, epochs, levels_due
 from dynamollm.core.errors import OutOfRangeError
 from dynamollm.core.records import (
     Behavior,
     ForecastSettings,
     Instance,
     InstanceState,
+    Intervals,
     Ladder,
     Limits,
     Load,
@@ -179,6 +180,24 @@ def test_joint_is_one_decision_every_shard_interval() -> None:
     assert after(plan, half, seconds=299, service=joint) == plan
     both = after(plan, half, seconds=300, service=joint)
     assert (both.scale_decided_s, both.shard_decided_s) == (NOW_S + 300, NOW_S + 300)
+
+
+@pytest.mark.parametrize(
+    ("policy", "intervals", "scale_s"),
+    [
+        (PolicyName.DYNAMO_LLM, Intervals(), 1800),
+        (PolicyName.JOINT, Intervals(), 300),
+        (PolicyName.JOINT, Intervals(scale_s=120.0, shard_s=600.0), 120),
+    ],
+)
+def test_who_asks_how_often_a_level_decides_hears_the_policy_s_pace(
+    policy: PolicyName, intervals: Intervals, scale_s: float
+) -> None:
+    service = make_service(policy=policy, intervals=intervals)
+    assert epochs(service) == replace(intervals, scale_s=scale_s)
+    plan = decided(service, look(constant(MIX, end_s=NOW_S)))
+    due = [levels_due(plan, service, now_s=NOW_S + seconds).cluster for seconds in (scale_s - 1, scale_s)]
+    assert due == [False, True]
 
 
 def test_other_settings_are_decided_at_once() -> None:
