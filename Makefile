@@ -9,6 +9,7 @@ BIN := .venv/bin
 IMAGE ?= dynamollm/dynamollm:0.1.0
 BASE ?= python:3.11-slim
 E2E ?= tests/e2e
+ROUNDS ?= 5
 
 .PHONY: help
 help: ## list the targets
@@ -51,6 +52,12 @@ test: setup ## run all tests, those against a real control plane included
 	@PYTHONPATH=hack $(BIN)/python -m lab build
 	@$(BIN)/pytest -q -n auto --dist loadfile tests/unit tests/component
 	@$(BIN)/pytest -q tests/integration tests/e2e
+
+.PHONY: fuzz
+fuzz: setup ## look for counterexamples: every property on other examples, ROUNDS times (ROUNDS=5)
+	@for round in $$(seq $(ROUNDS)); do \
+	  HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -q -n auto --dist loadfile -m hypothesis tests/unit || exit 1; \
+	done
 
 .PHONY: e2e
 e2e: setup ## the end-to-end tests: make demo on the local cluster, image and chart on kind where there is one (E2E=FILE, docs/e2e.md)
