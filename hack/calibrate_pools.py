@@ -16,6 +16,7 @@ from rich.progress import track
 
 from dynamollm.core.capacity import capacity_per_s, single_mix
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.pooling import left_by
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load, Order, Slo, SloRule
 from dynamollm.core.stream import Stream
@@ -29,6 +30,11 @@ SEED: Final = 11
 MIXES: Final = 100
 REQUESTS: Final = 24_000
 POOLS: Final = (3, 8, 20)
+MIDDLE: Final = len(POOLS) // 2
+ROUTERS: Final = (2, 4, 8)
+"""In front of a pool of the middle size."""
+SEEN_GAIN: Final = 0.2
+"""Less of a gain is too little to see what several routers leave of it."""
 RULES: Final = (SloRule.PER_REQUEST, SloRule.FIVE_TIMES_ALONE)
 PROFILES: Final = ("h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023")
 CLOCKS_MHZ: Final = (1005, 1200, 1395, 1695, 1980)
@@ -85,6 +91,8 @@ class Row:
     """Mean, of an instance alone at its capacity."""
     gains: tuple[float, ...]
     """By size n: (what each instance carries over what one alone does - 1) / (1 - 1/n)."""
+    left: tuple[float, ...]
+    """By number of routers: share of the gain that is left with that many."""
 
 
 def draw(generator: np.random.Generator) -> Requests:
@@ -122,8 +130,8 @@ class Pool:
         both = zip(requests.inputs, requests.outputs, strict=True)
         self._alone_ms = np.array([alone_ms(row, chunk, int(inputs), int(outputs)) for inputs, outputs in both])
 
-    def missed(self, *, instances: int, order: Order, each_per_s: float) -> Mapping[SloRule, float]:
-        """Return the share of requests that miss the SLO, by rule."""
+    def missed(self, *, instances: int, order: Order, each_per_s: float, routers: int = 1) -> Mapping[SloRule, float]:
+        """Return the share of requests that miss the SLO, by rule; each request comes to one of the routers by chance."""
         some = self._requests
         arrival_s = some.arrival_s / (each_per_s * instances)
         served: Served = serve(
@@ -135,6 +143,7 @@ class Pool:
             output_tokens=some.outputs,
             request_class=some.classes,
             instances=instances,
+            router=np.random.default_rng(SEED).integers(0, routers, arrival_s.size),
             order=order,
             ttft_slo_s=TTFT_MS[some.classes] / 1e3,
             table=self._table,
@@ -192,10 +201,18 @@ def rows(number: int) -> list[Row]:
 
                 guess = largest(missed, guess) or guess
                 rates.append(guess)
+            left = []
+            for routers in ROUTERS:
+
+                def missed_apart(rate: float, k: int = routers, o: Order = order, r: SloRule = rule) -> float:
+                    return pool.missed(instances=POOLS[MIDDLE], routers=k, order=o, each_per_s=rate)[r]
+
+                rate = largest(missed_apart, rates[1 + MIDDLE])
+                left.append((rate - rates[0]) / max(rates[1 + MIDDLE] - rates[0], 1e-9))
             if min(rates) >= LEAST_RATE:
                 batch = float(stream.at_rate(np.array([[rates[0] / 1e3]])).batch[0, 0])
                 gains = tuple((rate / rates[0] - 1) / (1 - 1 / n) for rate, n in zip(rates[1:], POOLS, strict=True))
-                found.append(Row(profile.interleaves_prefill, order, rule, batch, gains))
+                found.append(Row(profile.interleaves_prefill, order, rule, batch, gains, tuple(left)))
     return found
 
 
@@ -218,10 +235,24 @@ def show(found: list[Row]) -> None:
         )
 
 
+def show_routers(found: list[Row]) -> None:
+    """Print what several routers leave of the gain."""
+    console = Console(width=140)
+    seen: Floats = np.array([row.left for row in found if row.gains[MIDDLE] >= SEEN_GAIN])
+    for routers, left in zip(ROUTERS, seen.T, strict=True):
+        lowest, middle = np.quantile(left, (0.1, 0.5))
+        console.print(
+            f"{routers} routers leave of the gain: median {middle:.2f}, 10th percentile {lowest:.2f} ({left.size} mixes); "
+            f"planned {left_by(routers):.2f}"
+        )
+
+
 def main() -> None:
     """Simulate, fit, print."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else MIXES
-    show([row for number in track(range(count), description="mixes") for row in rows(number)])
+    found = [row for number in track(range(count), description="mixes") for row in rows(number)]
+    show(found)
+    show_routers(found)
 
 
 if __name__ == "__main__":

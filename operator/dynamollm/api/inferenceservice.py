@@ -174,7 +174,7 @@ class RouterSpec(Spec):
     """The service's router."""
 
     replicas: Annotated[int, Field(ge=1, le=32)] = 1
-    """Router pods."""
+    """Router pods. They balance apart from each other, so that bursts spread less well over the instances: behind two the plan holds a little more, most of it where batches are small."""
 
 
 def _least_tp(spec: "InferenceServiceSpec") -> int:

@@ -67,6 +67,7 @@ def capacity_table(
     order: Order,
     tensor_parallel: Sequence[int],
     clocks_mhz: Sequence[int],
+    routers: int = 1,
 ) -> Capacities:
     """Return the largest total rates, requests/s, that an instance carries within the SLO, [mix, TP, clock].
 
@@ -79,7 +80,7 @@ def capacity_table(
     largest = _largest(stream, limits_of(profile, stream, slo, order))
     rate = largest.per_ms * 1e3 / rate_margin(profile)
     rate[mixes.rate_per_s.sum(axis=1) <= 0] = 0.0
-    more = gain(largest.batch, chunked=stream.chunked, order=order, rule=slo.rule)
+    more = gain(largest.batch, chunked=stream.chunked, order=order, rule=slo.rule, routers=routers)
     shape = -1, len(tensor_parallel), len(clocks_mhz)
     return Capacities(rate.reshape(shape), more.reshape(shape))
 
@@ -179,8 +180,9 @@ def operating_point(
     scale: float = 1.0,
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
+    routers: int = 1,
 ) -> OperatingPoint:
-    """Return how one instance, of so many in its pool, does that receives ``load`` × ``scale``.
+    """Return how one instance, of so many in its pool behind so many routers, does that receives ``load`` × ``scale``.
 
     Raises:
         OutOfRangeError: input tokens, the TP degree or the clock are outside the profile.
@@ -198,7 +200,8 @@ def operating_point(
     margin = rate_margin(profile)
     if instances > 1:
         # In a pool latencies are those of an instance alone at a lower rate.
-        more = gain(_largest(stream, limits).batch, chunked=stream.chunked, order=order, rule=slo.rule)
+        batch = _largest(stream, limits).batch
+        more = gain(batch, chunked=stream.chunked, order=order, rule=slo.rule, routers=routers)
         margin = margin / float(1 + more[0, 0] * (1 - 1 / instances))
     actual, judged = stream.at_rate(per_ms), stream.at_rate(per_ms * margin)
     power_w = float(stream.power_w(actual)[0, 0])

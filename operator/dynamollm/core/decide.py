@@ -80,7 +80,13 @@ def decide(
             f"measured at: use some of {list(profile.tensor_parallel)}, or another profile"
         )
     service = replace(service, tensor_parallel=usable)
-    sizing = ProfileSizing(profile=profile, slo=service.slo, order=service.order, clock_mhz=service.pins.clock_mhz)
+    sizing = ProfileSizing(
+        profile=profile,
+        slo=service.slo,
+        order=service.order,
+        clock_mhz=service.pins.clock_mhz,
+        routers=service.routers,
+    )
     # Prices follow a schedule: they count from the next decision on, and make no settings new.
     basis = f"{replace(service, prices=Prices())!r}|{profile.name}"
     return decide_with(

@@ -35,11 +35,13 @@ def build_ladder(
     tensor_parallel: int,
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
+    routers: int = 1,
 ) -> Ladder:
     """Return load of one instance (prompt + generated tokens/s of this mix) → clock of least power within the SLO.
 
     Clocks never fall as load grows. No steps: the SLO holds at no clock, or nothing is asked for; the highest clock
-    applies to every load. ``instances``: how many the pool has, of which this is one.
+    applies to every load. ``instances``: how many the pool has, of which this is one; ``routers``: in
+    front of it.
 
     Raises:
         OutOfRangeError: the TP degree or the input tokens are outside the profile.
@@ -54,7 +56,9 @@ def build_ladder(
     tokens = sum(part.rate_per_s * (part.input_tokens + part.output_tokens) for part in load.values()) / rate
     clocks = ladder_clocks(profile)
     degrees = (tensor_parallel,)
-    found = capacity_table(profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks)
+    found = capacity_table(
+        profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks, routers=routers
+    )
     table = found.in_pool(instances)
     usable = [HEADROOM * float(one) for one in table[0, 0]]
     loads = [usable[-1] * index / _LOADS for index in range(1, _LOADS + 1)]

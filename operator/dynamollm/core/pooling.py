@@ -35,11 +35,12 @@ _CHUNKED: Final[Mapping[tuple[Order, SloRule], tuple[float, float]]] = {
 _WHOLE: Final[Mapping[SloRule, tuple[float, float]]] = {_ATT: (0.90, 0.67), _X5: (1.20, 0.90), _P99: (0.90, 0.90)}
 """The same for whole prompts, where the order of service hardly matters."""
 
+
 _ROUNDING: Final = 1e-6
 """By how much of itself a capacity is less than what would make one instance fewer enough."""
 
 
-def gain(batch: Floats, *, chunked: bool, order: Order, rule: SloRule) -> Floats:
+def gain(batch: Floats, *, chunked: bool, order: Order, rule: SloRule, routers: int = 1) -> Floats:
     """Return what instances of an endless pool carry beyond one alone, as a share of that.
 
     Args:
@@ -47,10 +48,20 @@ def gain(batch: Floats, *, chunked: bool, order: Order, rule: SloRule) -> Floats
         chunked: whether prompts are made in chunks.
         order: of service.
         rule: of the SLO.
+        routers: in front of the pool.
     """
     logarithm, power = _CHUNKED[order, rule] if chunked else _WHOLE[rule]
-    share: Floats = math.exp(logarithm - SAFETY) * (1 + batch) ** -power
+    share: Floats = left_by(routers) * math.exp(logarithm - SAFETY) * (1 + batch) ** -power
     return share
+
+
+def left_by(routers: int) -> float:
+    """Return which share of the gain several routers leave: none knows of the others' requests.
+
+    Simulated behind 2, 4 and 8 routers (as in ``hack/calibrate_pools.py``), small batches lose the most, and of theirs this
+    is what is left; of large ones, which gain little, nearly all is.
+    """
+    return 1 / (2 * routers - 1)
 
 
 @dataclass(frozen=True, slots=True)

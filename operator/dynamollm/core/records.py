@@ -147,6 +147,8 @@ class Service:
     intervals: Intervals = field(default_factory=Intervals)
     forecast: ForecastSettings = field(default_factory=ForecastSettings)
     order: Order = Order.FIRST_COME_FIRST_SERVED
+    routers: int = 1
+    """That balance apart from each other."""
     objective: Objective = Objective.ENERGY
     prices: Prices = field(default_factory=Prices)
     pins: Pins = field(default_factory=Pins)

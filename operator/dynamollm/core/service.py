@@ -62,6 +62,7 @@ def service_from_spec(namespace: str, name: str, spec: InferenceServiceSpec) -> 
             initial_rate_per_s=spec.forecast.initial_requests_per_minute / 60,
         ),
         order=Order(spec.engine.scheduling),
+        routers=spec.router.replicas,
         objective=Objective(spec.objective),
         pins=Pins(
             tensor_parallel=spec.pins.tensor_parallel,

@@ -47,6 +47,7 @@ def size_table(
     order: Order,
     tensor_parallel: Sequence[int],
     clock_mhz: int | None = None,
+    routers: int = 1,
 ) -> SizeTable:
     """Return capacities and watts.
 
@@ -57,6 +58,7 @@ def size_table(
         order: of service.
         tensor_parallel: degrees.
         clock_mhz: the only clock that may be used; None: all.
+        routers: in front of the pools.
 
     Raises:
         OutOfRangeError: input tokens, a TP degree or the clock are outside the profile.
@@ -64,7 +66,9 @@ def size_table(
     every = ladder_clocks(profile)
     places = np.unique(np.round(np.linspace(0, len(every) - 1, _CLOCKS)).astype(int))
     clocks = tuple(every[place] for place in places) if clock_mhz is None else (clock_mhz,)
-    found = capacity_table(profile, mixes, slo=slo, order=order, tensor_parallel=tensor_parallel, clocks_mhz=clocks)
+    found = capacity_table(
+        profile, mixes, slo=slo, order=order, tensor_parallel=tensor_parallel, clocks_mhz=clocks, routers=routers
+    )
     fastest = Capacities(found.alone_per_s[..., -1], found.gain[..., -1])
     rates = mixes.rate_per_s.sum(axis=1)[:, None]
     capacity = fastest.carrying(rates)

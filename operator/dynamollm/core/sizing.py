@@ -93,12 +93,14 @@ class ProfileSizing:
         slo: Slo,
         order: Order = Order.FIRST_COME_FIRST_SERVED,
         clock_mhz: int | None = None,
+        routers: int = 1,
     ) -> None:
-        """Bind a profile to a service's SLO and order of service; ``clock_mhz``: the only clock that may be used."""
+        """Bind a profile to a service's SLO, order of service and routers; ``clock_mhz``: the only clock that may be used."""
         self._profile = profile
         self._slo = slo
         self._order = order
         self._clock_mhz = clock_mhz
+        self._routers = routers
         self._capacity: dict[tuple[object, ...], Capacities] = {}
         self._ladder: dict[tuple[object, ...], Ladder] = {}
 
@@ -131,6 +133,7 @@ class ProfileSizing:
             order=self._order,
             tensor_parallel=tensor_parallel,
             clock_mhz=self._clock_mhz,
+            routers=self._routers,
         )
 
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
@@ -154,6 +157,7 @@ class ProfileSizing:
                 tensor_parallel=tensor_parallel,
                 order=self._order,
                 instances=instances,
+                routers=self._routers,
             )
         return self._ladder[key]
 
@@ -171,6 +175,7 @@ class ProfileSizing:
                 order=self._order,
                 tensor_parallel=(tensor_parallel,),
                 clocks_mhz=(self.max_clock_mhz,),
+                routers=self._routers,
             )
         return self._capacity[key]
 

@@ -158,6 +158,7 @@ def _by_class(
             clock_mhz=group.clock_mhz,
             scale=share,
             instances=max(1, instances),
+            routers=service.routers,
         )
         for request_class, ttft_ms in point.ttft_ms.items():
             before = worst.get(request_class, (0.0, 0.0))

@@ -1,5 +1,7 @@
 """A fixed fleet under a stream of requests: identical instances, one clock, each request to the one with the fewest inside.
 
+Several routers know of each other's requests nothing: each sends to the instance with the fewest of its own.
+
 With one instance it is what the closed forms of `core.capacity` are checked against; with several, the baseline that
 savings are measured from. Clusters that change go beyond it.
 """
@@ -64,6 +66,7 @@ def serve(
     output_tokens: NDArray[np.int64],
     request_class: NDArray[np.int64],
     instances: int = 1,
+    router: NDArray[np.int64] | None = None,
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     ttft_slo_s: NDArray[np.float64] | None = None,
     step_s: float = 10.0,
@@ -81,6 +84,7 @@ def serve(
         output_tokens: [request].
         request_class: [request], index of the class, 0 to 8.
         instances: of the fleet.
+        router: [request], index of the router that it comes to, 0 or more; None: there is one.
         order: of service.
         ttft_slo_s: [request]; a deadline is arrival + this. Needed for earliest deadline first.
         step_s: between two readings of the energy.
@@ -92,7 +96,8 @@ def serve(
             cache.
     """
     rank = _ranks(arrival_s, order, ttft_slo_s)
-    arrays = (arrival_s, input_tokens, output_tokens, request_class, rank)
+    router = np.zeros(arrival_s.size, np.int64) if router is None else router
+    arrays = (arrival_s, input_tokens, output_tokens, request_class, rank, router)
     if arrival_s.size == 0 or len({one.shape for one in arrays}) > 1 or np.any(np.diff(arrival_s) < 0):
         raise InvalidInputError("requests must be arrays of one length, 1 or more, in order of arrival")
     table = table or StepTable(profile)
@@ -104,10 +109,11 @@ def serve(
         start(engines, place, settings, tensor_parallel, row, 0.0, 0.0)
     first_s, end_s = np.full(arrival_s.size, np.nan), np.full(arrival_s.size, np.nan)
     preemptions = np.zeros(arrival_s.size, np.int32)
+    sent = np.zeros((int(router.max()) + 1, instances, 2), np.int64)
     curve: list[float] = []
     index = ended = 0
     while ended < arrival_s.size:
-        index, status = _until(engines, index, step_s * (len(curve) + 1), *arrays)
+        index, status = _until(engines, index, step_s * (len(curve) + 1), sent, *arrays)
         collected = int(engines.totals["n_done"][0])
         done = engines.done[:collected]
         first_s[done["tag"]], end_s[done["tag"]] = done["first_s"], done["end_s"]
@@ -154,30 +160,53 @@ def _until(
     st: Engines,
     index: int,
     until_s: float,
+    sent: NDArray[np.int64],
     arrival_s: NDArray[np.float64],
     input_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
     request_class: NDArray[np.int64],
     rank: NDArray[np.float64],
+    router: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Hand out the requests that arrive before ``until_s``, and go on until then.
+
+    ``sent`` is [router, instance]: the router's requests inside it, and when it was chosen last (one more than a
+    request's index), since equals take turns as in `core.selection.choose`. The others are [request].
 
     Returns:
         The index of the next request, and 0; or `NO_ROOM`, and then nothing has gone beyond that request's arrival.
     """
-    while index < arrival_s.size and arrival_s[index] < until_s:
+    known = 0
+    status = 0
+    while status == 0 and index < arrival_s.size and arrival_s[index] < until_s:
         now_s = arrival_s[index]
-        least = 0
         for i in range(st.instances.size):
             if st.instances[i].wake_s <= now_s:
                 advance(st, i, now_s)
-            if st.instances[i].in_flight < st.instances[least].in_flight:
+        known = _ended(st, known, sent, router)
+        own = sent[router[index]]
+        least = 0
+        for i in range(1, st.instances.size):
+            if own[i, 0] < own[least, 0] or (own[i, 0] == own[least, 0] and own[i, 1] < own[least, 1]):
                 least = i
         inputs, outputs = input_tokens[index], output_tokens[index]
         status = submit(st, least, index, request_class[index], inputs, outputs, now_s, rank[index], now_s)
-        if status < 0:
-            return index, status
-        index += 1
-    for i in range(st.instances.size):
-        advance(st, i, until_s)
-    return index, 0
+        if status >= 0:
+            status = 0
+            own[least, 0] += 1
+            own[least, 1] = index + 1
+            index += 1
+    if status == 0:
+        for i in range(st.instances.size):
+            advance(st, i, until_s)
+    _ended(st, known, sent, router)
+    return index, status
+
+
+@compiled
+def _ended(st: Engines, known: int, sent: NDArray[np.int64], router: NDArray[np.int64]) -> int:
+    """Take requests that have ended, from the ``known``-th on, off those that are inside; return how many are known then."""
+    n_done = st.totals[0].n_done
+    for place in range(known, n_done):
+        sent[router[st.done[place].tag], st.done[place].instance, 0] -= 1
+    return int(n_done)

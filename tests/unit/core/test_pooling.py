@@ -25,6 +25,15 @@ def test_a_pool_gains_less_the_larger_the_batches(order: Order, rule: SloRule) -
         assert np.all((found > 0) & (found < 3.5))
 
 
+def test_routers_that_balance_apart_leave_a_smaller_gain_each() -> None:
+    left = [
+        float(gain(np.array(2.0), chunked=True, order=Order.FIRST_COME_FIRST_SERVED, rule=rule, routers=routers))
+        for rule in (SloRule.PER_REQUEST,)
+        for routers in (1, 2, 4, 8)
+    ]
+    assert [one / left[0] for one in left] == pytest.approx([1, 1 / 3, 1 / 7, 1 / 15])
+
+
 @given(alone=some, more=gains, rate=some)
 def test_the_smallest_pool_that_carries_a_load_is_the_smallest(alone: float, more: float, rate: float) -> None:
     one = capacities(alone, more)

@@ -62,3 +62,32 @@ def test_a_request_alone_takes_what_the_closed_form_says(profile: str, inputs: i
     row = table.rows[table.row(tensor_parallel=8, clock_mhz=1980)]
     chunk = model.max_batched_tokens if model.interleaves_prefill else 0
     assert served.end_s[0] * 1e3 == pytest.approx(alone_ms(row, chunk, inputs, outputs), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("routers", "busy"),
+    [
+        ([0, 0, 0, 0], [2, 2]),
+        # Each router sees idle instances and begins with the first one.
+        ([0, 1, 2, 3], [4, 0]),
+        ([0, 1, 0, 1], [2, 2]),
+    ],
+)
+def test_a_router_knows_of_its_own_requests_only(routers: list[int], busy: list[int]) -> None:
+    def ends(count: int, instances: int, router: list[int]) -> list[float]:
+        same = np.full(count, 200)
+        found = serve(
+            PROFILE,
+            tensor_parallel=8,
+            clock_mhz=1980,
+            arrival_s=np.zeros(count),
+            input_tokens=same,
+            output_tokens=same,
+            request_class=same * 0,
+            instances=instances,
+            router=np.array(router),
+            table=TABLE,
+        )
+        return sorted(found.end_s)
+
+    assert ends(4, 2, routers) == sorted(one for count in busy if count for one in ends(count, 1, [0] * count))
