@@ -82,9 +82,15 @@ PATTERNS: Mapping[str, tuple[list[str], str]] = {
         ["nvidia.com/gpu", "example.com/mig-1g.5gb"],
         "gpu",
     ),
-    r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$": (["a", "", "H100-80GB"], "two words"),
     r"^[-._A-Za-z][-._A-Za-z0-9]*$": (["HF_TOKEN", "a.b-c"], "1A"),
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": (["weights", "a-1"], "a.b"),
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": (["weights", "a-1.b"], "Weights"),
+    r"^(/\.?[-A-Za-z0-9_@+][-A-Za-z0-9_.@+]*)+$": (["/weights", "/root/.cache/a.b", "/opt/v1"], "/opt/../etc"),
 }
+
+
+ALONE: Mapping[str, str] = {"mountPath": "/x{index}"}
+"""Fields of a list's items that a rule wants to differ, besides its keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +237,14 @@ def _items(schema: Mapping[str, Any], value: list[Any], count: int) -> list[Any]
     item, keys = schema["items"], schema.get("x-kubernetes-list-map-keys")
     if keys:
         # An item with the most fields is the model for all; keys first, so that the bound stays the only fault.
-        return [{**value[0], keys[0]: _scalar(item["properties"][keys[0]], index)} for index in range(count)]
+        return [
+            {
+                **value[0],
+                **{name: text.format(index=index) for name, text in ALONE.items() if name in value[0]},
+                keys[0]: _scalar(item["properties"][keys[0]], index),
+            }
+            for index in range(count)
+        ]
     if item["type"] == "object":
         return [value[0]] * count
     return [_scalar(item, index) for index in range(count)]

@@ -16,6 +16,19 @@ def _profile(name: str) -> dict[str, Any]:
     return manifest
 
 
+def merged(document: Any, patch: Any) -> Any:
+    """Return the document after a JSON merge patch (RFC 7386)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(document) if isinstance(document, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
 SERVICE: dict[str, Any] = yaml.safe_load("""
 apiVersion: dynamollm.io/v1alpha1
 kind: InferenceService
@@ -35,6 +48,12 @@ spec:
       tolerations: [{key: gpu, operator: Equal, value: "yes", effect: NoExecute, tolerationSeconds: 60}]
       nodeSelector: {zone: a}
       resources: {requests: {cpu: "8"}, limits: {memory: 64Gi}}
+      fsGroup: 2000
+      imagePullSecrets: [{name: registry}]
+      priorityClassName: serving
+      volumes:
+      - {name: weights, mountPath: /weights, readOnly: false, persistentVolumeClaim: {claimName: weights}}
+      - {name: templates, mountPath: /templates, configMap: {name: templates}}
   gpu: {product: NVIDIA-H100-80GB-HBM3, resource: nvidia.com/gpu, perNode: 8, tensorParallel: [2, 4, 8]}
   profileRef: {name: p}
   slo:
@@ -92,6 +111,8 @@ status:
     lastTransitionTime: "2026-01-01T00:00:00Z"
     observedGeneration: 1
 """)
+SERVICE_WITH_USER = merged(SERVICE, {"spec": {"engine": {"podTemplate": {"runAsUser": 2000, "runAsGroup": 2000}}}})
+"""Of an engine that is not Simulated."""
 POLICY: dict[str, Any] = yaml.safe_load("""
 apiVersion: dynamollm.io/v1alpha1
 kind: ClusterPolicy
@@ -120,7 +141,7 @@ ROOFLINE = _profile("h100-llama2-70b-vllm")
 PER_TENSOR_PARALLEL = _profile("h100-llama2-70b-vllm2023")
 
 COMPLETE: dict[str, tuple[dict[str, Any], ...]] = {
-    "InferenceService": (SERVICE,),
+    "InferenceService": (SERVICE, SERVICE_WITH_USER),
     "PerformanceProfile": (ROOFLINE, PER_TENSOR_PARALLEL),
     "ClusterPolicy": (POLICY, SCHEDULES),
 }
@@ -136,16 +157,3 @@ MINIMAL_SERVICE: dict[str, Any] = {
         "slo": {"ttftMilliseconds": {"short": 250, "medium": 400, "long": 2000}, "tbtMilliseconds": 100},
     },
 }
-
-
-def merged(document: Any, patch: Any) -> Any:
-    """Return the document after a JSON merge patch (RFC 7386)."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(document) if isinstance(document, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result

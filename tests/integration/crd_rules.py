@@ -1,49 +1,14 @@
 """The CEL rules in crds/*.yaml as cases: changes that they accept, and changes that they refuse with what message."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from integration.crd_bounds import fields, schemas
-from integration.crd_objects import MINIMAL_SERVICE, PER_TENSOR_PARALLEL, POLICY, ROOFLINE
-
-Patch = dict[str, Any]
-
-BASES: Mapping[str, dict[str, Any]] = {
-    "InferenceService": MINIMAL_SERVICE,
-    "PerformanceProfile": ROOFLINE,
-    "ClusterPolicy": POLICY,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleCase:
-    """A rule, known by where it stands and by its static message."""
-
-    kind: str
-    field: str
-    message: str
-    accepted: tuple[Patch, ...]
-    rejected: tuple[tuple[Patch, str], ...]
-    """Merge patches of the base object, and the message that the user reads."""
-    base: dict[str, Any] | None = None
-    """Where it is not that of the kind."""
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return self.base or BASES[self.kind]
-
+from integration.crd_objects import PER_TENSOR_PARALLEL
+from integration.crd_rule_case import RuleCase, name, spec
+from integration.crd_rules_pods import POD_RULE_CASES
 
 PEAK_PRICE = {"fromHour": 17, "microUSDPerKWh": 300_000}
 NIGHT_INTENSITY = {"fromHour": 22, "gramsPerKWh": 310}
-
-
-def name(text: str) -> Patch:
-    return {"metadata": {"name": text}}
-
-
-def spec(**patch: Any) -> Patch:
-    return {"spec": patch}
 
 
 def boundaries(length: str) -> RuleCase:
@@ -238,6 +203,7 @@ RULE_CASES: tuple[RuleCase, ...] = (
             ),
         ),
     ),
+    *POD_RULE_CASES,
     RuleCase(
         kind="InferenceService",
         field="spec.gpu",

@@ -20,6 +20,7 @@ from dynamollm.controller.objects.common import Owner
 from dynamollm.controller.objects.engine import disruption_budget, engine_deployment, profile_config_map
 from dynamollm.controller.objects.engine_start import options_config_map
 from dynamollm.controller.objects.router import router_objects
+from integration.crd_objects import SERVICE_WITH_USER
 from integration.waiting import eventually
 from lab.backend import LOCAL, kind_of_cluster
 from lab.cluster import LocalCluster, LocalClusterOptions
@@ -185,10 +186,12 @@ def unlabelled(body: Object) -> Object:
 
 
 # ------------------------------------------------------------------ what it does
+POD_TEMPLATE = SERVICE_WITH_USER["spec"]["engine"]["podTemplate"]
 MADE = [
     ENGINE,
     *(deployment(type=name, image="engine:1") for name in ("SGLang", "TensorRTLLM")),
     deployment(type="Simulated"),
+    deployment(type="VLLM", image="engine:1", podTemplate=POD_TEMPLATE, tensor_parallel=2),
     *(ACCOUNT, BINDING, FRONT, ROUTER, ROUTING),
     options_config_map(owner(type="TensorRTLLM", image="engine:1")),
     disruption_budget(owner(type="Simulated"), pool="ll"),
@@ -227,7 +230,7 @@ SPEC = "changes metadata here, never a spec"
 PODS = "annotates pods of engines, and relabels none"
 ROLE = "binds dynamollm-router to a service's own router"
 NODE = "makes no pod in a namespace of its node"
-VOLUMES = "emptyDir and ConfigMaps alone"
+VOLUMES = "emptyDir, ConfigMaps and claims alone"
 PRIVILEGES = "without capabilities and without privilege escalation"
 ACCOUNTS = "no service account but its service's router's"
 SOMEBODY = {"kind": "ServiceAccount", "name": "somebody", "namespace": "llm"}
@@ -283,7 +286,11 @@ REFUSED: list[tuple[str, Callable[[Api], tuple[int, str]], str]] = [
         lambda api: api.apply(with_volume(projected={"sources": [{"serviceAccountToken": {"path": "t"}}]})),
         VOLUMES,
     ),
-    ("a claim", lambda api: api.apply(with_volume(persistentVolumeClaim={"claimName": "c"})), VOLUMES),
+    ("a driver's volume", lambda api: api.apply(with_volume(csi={"driver": "secrets-store.csi.k8s.io"})), VOLUMES),
+    ("a claim of its own", lambda api: api.apply(with_volume(ephemeral={"volumeClaimTemplate": CLAIM})), VOLUMES),
+    ("a server's folder", lambda api: api.apply(with_volume(nfs={"server": "s", "path": "/"})), VOLUMES),
+    ("an image", lambda api: api.apply(with_volume(image={"reference": "i"})), VOLUMES),
+    ("a file of the pod", lambda api: api.apply(with_volume(downwardAPI={})), VOLUMES),
     ("privileged", lambda api: api.apply(with_container(securityContext={"privileged": True})), PRIVILEGES),
     ("no context", lambda api: api.apply(with_container(securityContext={})), PRIVILEGES),
     ("a capability", lambda api: api.apply(with_container(securityContext=CAPABLE)), PRIVILEGES),
@@ -294,6 +301,7 @@ REFUSED: list[tuple[str, Callable[[Api], tuple[int, str]], str]] = [
 USER = {"kind": "User", "name": "chat-router", "apiGroup": "rbac.authorization.k8s.io"}
 ELSEWHERE = {"kind": "ServiceAccount", "name": "chat-router", "namespace": "kube-system"}
 CAPABLE = {**CONTEXT, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}}
+CLAIM = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
 INIT = {"name": "init", "image": "i", "securityContext": {"privileged": True}}
 
 

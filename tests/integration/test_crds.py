@@ -15,7 +15,8 @@ from dynamollm.api.inferenceservice_status import InferenceServiceStatus
 from dynamollm.api.names import GROUP, POLICIES, PROFILES, SERVICES, VERSION
 from integration.crd_bounds import COMPANIONS, BoundCase, bound_cases, fields, locate, schemas
 from integration.crd_objects import COMPLETE, MINIMAL_SERVICE, NAMESPACE, ROOT, SERVICE, merged
-from integration.crd_rules import RULE_CASES, RuleCase, rules
+from integration.crd_rule_case import RuleCase
+from integration.crd_rules import RULE_CASES, rules
 
 pytestmark = pytest.mark.integration
 

@@ -12,6 +12,7 @@ from dynamollm.api.profile import PerformanceProfileSpec
 from dynamollm.controller.objects.common import Owner
 from dynamollm.controller.objects.engine import engine_deployment
 from dynamollm.controller.objects.router import router_objects
+from integration.crd_objects import SERVICE_WITH_USER
 from lab.backend import Cluster
 from lab.errors import LabError
 from lab.paths import REPOSITORY
@@ -40,10 +41,10 @@ def namespaces(cluster: Cluster) -> Iterator[dict[str, str]]:
     cluster.kubectl("delete", "namespace", *made.values(), "--wait=false")
 
 
-def template(part: str, namespace: str) -> dict[str, Any]:
+def template(part: str, namespace: str, **pods: Any) -> dict[str, Any]:
     """Return the pod template of a router, or of an engine of some type."""
     simulated = part in ("router", "Simulated")
-    engine = {"type": "Simulated"} if simulated else {"type": part, "image": "engine:1"}
+    engine = {"type": "Simulated"} if simulated else {"type": part, "image": "engine:1", "podTemplate": pods}
     spec = InferenceServiceSpec.model_validate({**SAMPLE["spec"], "engine": engine})
     owner = Owner(namespace=namespace, name="chat", uid="u", spec=spec, image="ours:1")
     if part == "router":
@@ -54,9 +55,9 @@ def template(part: str, namespace: str) -> dict[str, Any]:
     return found
 
 
-def admitted(cluster: Cluster, part: str, namespace: str) -> str:
+def admitted(cluster: Cluster, part: str, namespace: str, **pods: Any) -> str:
     """Return why a pod is not admitted; empty where it is."""
-    body = template(part, namespace)
+    body = template(part, namespace, **pods)
     metadata = {**body["metadata"], "name": "tried", "namespace": namespace}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body["spec"]}
     try:
@@ -72,7 +73,10 @@ def test_pods_of_our_own_image_are_admitted_everywhere(cluster: Cluster, namespa
         assert admitted(cluster, part, namespace) == ""
 
 
-@pytest.mark.parametrize("part", ["VLLM", "SGLang", "TensorRTLLM"])
+ENGINES: Final = ("VLLM", "SGLang", "TensorRTLLM")
+
+
+@pytest.mark.parametrize("part", ENGINES)
 def test_engines_of_others_lack_only_a_user_that_is_not_root(
     cluster: Cluster, namespaces: dict[str, str], part: str
 ) -> None:
@@ -81,3 +85,14 @@ def test_engines_of_others_lack_only_a_user_that_is_not_root(
     _, found, lacks = why.partition('violates PodSecurity "restricted:latest": ')
     assert found, why
     assert lacks == 'runAsNonRoot != true (pod or container "engine" must set securityContext.runAsNonRoot=true)'
+
+
+@pytest.mark.parametrize("part", ENGINES)
+def test_engines_of_others_are_admitted_everywhere_with_a_user(
+    cluster: Cluster, namespaces: dict[str, str], part: str
+) -> None:
+    # Of all priority classes these are always there.
+    template = {**SERVICE_WITH_USER["spec"]["engine"]["podTemplate"], "priorityClassName": "system-node-critical"}
+    for namespace in namespaces.values():
+        assert admitted(cluster, part, namespace, runAsUser=2000) == ""
+        assert admitted(cluster, part, namespace, **template) == ""

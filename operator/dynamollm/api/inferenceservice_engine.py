@@ -1,15 +1,11 @@
-"""The engine of an InferenceService: what serves the model, and what its pods have besides what the operator sets."""
+"""The engine of an InferenceService: what serves the model, and how it is started."""
 
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from dynamollm.api.common import Rule, Spec, list_map
-
-Quantity = Annotated[
-    str, Field(min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
-]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+from dynamollm.api.inferenceservice_pods import PodTemplate
 
 OPERATORS_ARGUMENTS: Final = (
     *("--host", "--port"),
@@ -67,43 +63,6 @@ class EnvVar(Spec):
     )
 
 
-class Toleration(Spec):
-    """A taint that engine pods tolerate, as in a pod."""
-
-    key: Annotated[str | None, Field(max_length=317)] = None
-    """Key of the taint; absent with operator Exists: every key."""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    """How key and value are compared."""
-    value: Annotated[str | None, Field(max_length=63)] = None
-    """Value of the taint."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; absent: every effect."""
-    toleration_seconds: Annotated[int | None, Field(ge=0, le=86_400)] = None
-    """How long NoExecute is tolerated, s; absent: for ever."""
-
-
-class PodResources(Spec):
-    """CPU and memory of the engine's container; the operator adds the GPUs."""
-
-    requests: Annotated[dict[str, Quantity], Field(default_factory=dict, max_length=16)]
-    """Requests by resource name, quantities as strings ("8", "64Gi")."""
-    limits: Annotated[dict[str, Quantity], Field(default_factory=dict, max_length=16)]
-    """Limits by resource name, quantities as strings."""
-
-
-class PodTemplate(Spec):
-    """What engine pods have besides what the operator sets."""
-
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    """Taints that they tolerate."""
-    node_selector: Annotated[
-        dict[str, Annotated[str, Field(max_length=63)]], Field(default_factory=dict, max_length=16)
-    ]
-    """Node labels that they need, besides the GPU's product."""
-    resources: PodResources = PodResources()
-    """CPU and memory."""
-
-
 class Engine(Spec):
     """The engine that serves the model."""
 
@@ -120,7 +79,7 @@ class Engine(Spec):
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=list_map("name"))] = ()
     """Environment variables."""
     pod_template: PodTemplate = PodTemplate()
-    """Tolerations, node selector, CPU and memory of engine pods."""
+    """User, volumes, pull secrets, priority, tolerations, node selector, CPU and memory of engine pods."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -145,5 +104,14 @@ class Engine(Spec):
             field_path=".args",
             holds=lambda self: not _operators(self.args),
             found=lambda self: (_operators(self.args),),
+        ),
+        Rule(
+            rule="self.type != 'Simulated' || !has(self.podTemplate.runAsUser)",
+            message="engine.podTemplate.runAsUser is given, and engine.type Simulated has the user of its own image: remove it",
+            detail="engine.podTemplate.runAsUser is %d, and engine.type Simulated has the user of its own image: remove it",
+            values=("self.podTemplate.runAsUser",),
+            field_path=".podTemplate.runAsUser",
+            holds=lambda self: self.type != "Simulated" or self.pod_template.run_as_user is None,
+            found=lambda self: (self.pod_template.run_as_user,),
         ),
     )

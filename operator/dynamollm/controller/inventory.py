@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from dynamollm.api import names
 from dynamollm.api.inferenceservice import InferenceServiceSpec
-from dynamollm.api.inferenceservice_engine import Toleration
+from dynamollm.api.inferenceservice_pods import Toleration
 from dynamollm.controller.observe import ended
 from dynamollm.core.records import NodeGpus
 

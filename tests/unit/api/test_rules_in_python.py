@@ -11,7 +11,8 @@ from dynamollm.api.common import RULE_BROKEN, Spec
 from dynamollm.api.inferenceservice import InferenceServiceSpec
 from dynamollm.api.profile import PerformanceProfileSpec
 from integration.crd_objects import merged
-from integration.crd_rules import RULE_CASES, RuleCase
+from integration.crd_rule_case import RuleCase
+from integration.crd_rules import RULE_CASES
 
 MODELS: dict[str, type[Spec]] = {
     "InferenceService": InferenceServiceSpec,

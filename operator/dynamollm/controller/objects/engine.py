@@ -5,6 +5,7 @@ import math
 from typing import Any, Final
 
 from dynamollm.api import names
+from dynamollm.api.inferenceservice_pods import PodTemplate, Volume
 from dynamollm.api.profile import PerformanceProfileSpec
 from dynamollm.controller.objects.common import (
     CONFINED_POD,
@@ -117,6 +118,7 @@ def _pod(owner: Owner, start: Start, *, tensor_parallel: int, startup_s: float) 
         "volumeMounts": [
             *([start.mount] if start.mount else []),
             *([] if simulated else [{"name": "shm", "mountPath": "/dev/shm"}]),  # noqa: S108 - NCCL's, between the processes of GPUs
+            *(_mount(volume) for volume in template.volumes),
         ],
     }
     return {
@@ -126,13 +128,55 @@ def _pod(owner: Owner, start: Start, *, tensor_parallel: int, startup_s: float) 
         "terminationGracePeriodSeconds": owner.grace_period_s,
         "nodeSelector": {**template.node_selector, names.LABEL_GPU_PRODUCT: spec.gpu.product},
         "tolerations": [toleration.to_resource() for toleration in template.tolerations],
-        "securityContext": dict(RESTRICTED_POD) if simulated else dict(CONFINED_POD),
+        "securityContext": _users(template, simulated=simulated),
+        **_from_template(template),
         "containers": [engine],
         "volumes": [
             *([start.volume] if start.volume else []),
             *([] if simulated else [{"name": "shm", "emptyDir": {"medium": "Memory"}}]),
+            *(_volume(volume) for volume in template.volumes),
         ],
     }
+
+
+def _from_template(template: PodTemplate) -> dict[str, Any]:
+    """Return what pods have only where the user asks for it: a field more in the others would replace them all."""
+    found: dict[str, Any] = {}
+    if template.image_pull_secrets:
+        found["imagePullSecrets"] = [secret.to_resource() for secret in template.image_pull_secrets]
+    if template.priority_class_name is not None:
+        found["priorityClassName"] = template.priority_class_name
+    return found
+
+
+def _users(template: PodTemplate, *, simulated: bool) -> dict[str, Any]:
+    """Return the pod's security context."""
+    context = dict(RESTRICTED_POD) if simulated else dict(CONFINED_POD)
+    if template.run_as_user is not None:
+        context |= {"runAsNonRoot": True, "runAsUser": template.run_as_user}
+    if template.run_as_group is not None:
+        context["runAsGroup"] = template.run_as_group
+    if template.fs_group is not None:
+        # Not at each start: a pod would wait until every file of the weights has changed its group.
+        context |= {"fsGroup": template.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    return context
+
+
+def _volume(volume: Volume) -> dict[str, Any]:
+    if volume.config_map is not None:
+        return {"name": volume.name, "configMap": volume.config_map.to_resource()}
+    assert volume.persistent_volume_claim is not None  # noqa: S101 - one of both, by a rule
+    # Said of the claim too: a disk that many nodes may read, and one write, is else attached to write.
+    claim = {**volume.persistent_volume_claim.to_resource(), **_read_only(volume)}
+    return {"name": volume.name, "persistentVolumeClaim": claim}
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    return {"name": volume.name, "mountPath": volume.mount_path, **_read_only(volume)}
+
+
+def _read_only(volume: Volume) -> dict[str, bool]:
+    return {"readOnly": True} if volume.read_only else {}
 
 
 def _order(owner: Owner) -> dict[str, str]:
