@@ -42,7 +42,7 @@ def services() -> list[Any]:
 @pytest.mark.parametrize("path", [*SAMPLES, *PROFILES], ids=lambda path: path.name)
 def test_a_manifest_is_valid(path: Path) -> None:
     for manifest in objects(path):
-        if manifest["kind"] == "Namespace":
+        if manifest["kind"] in ("Namespace", "PersistentVolumeClaim"):
             assert manifest["apiVersion"] == "v1"
             continue
         assert manifest["apiVersion"] == f"{GROUP}/{VERSION}"
@@ -61,6 +61,23 @@ def test_a_sample_service_has_its_namespace_and_its_profile(manifest: dict[str, 
     assert set(spec.gpu.tensor_parallel) <= set(measured.tensor_parallel)
 
 
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_a_claim_of_a_sample_service_comes_with_it_and_many_nodes_can_mount_it(path: Path) -> None:
+    bodies = objects(path)
+    claims = {
+        (body["metadata"]["namespace"], body["metadata"]["name"]): body["spec"]["accessModes"]
+        for body in bodies
+        if body["kind"] == "PersistentVolumeClaim"
+    }
+    wanted = {
+        (body["metadata"]["namespace"], volume["persistentVolumeClaim"]["claimName"]): ["ReadWriteMany"]
+        for body in bodies
+        if body["kind"] == "InferenceService"
+        for volume in body["spec"]["engine"].get("podTemplate", {}).get("volumes", [])
+    }
+    assert claims == wanted
+
+
 def test_the_samples_of_the_documentation_are_there() -> None:
     assert {path.name for path in SAMPLES} == {
         "namespace.yaml",
@@ -75,6 +92,7 @@ def test_the_samples_of_the_documentation_are_there() -> None:
         "carbon-schedule.yaml",
         "sglang.yaml",
         "tensorrt-llm.yaml",
+        "vllm-weights.yaml",
     }
 
 
