@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import json
 import os
-import secrets
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ import grpc.aio
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from component.addresses import fresh_ip
 from dynamollm.adapters import podresources_pb2 as pb
 from dynamollm.adapters.nvml import Gpus, SimulatedGpuLoad
 from lab import nvml as standin
@@ -225,9 +225,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Loopback has 2^24 addresses: each world takes a block of its own, so that fixed ports do not collide.
-        self._block = f"127.{100 + secrets.randbelow(100)}.{secrets.randbelow(256)}"
-        self.host = f"{self._block}.1"
+        self.host = fresh_ip()
         self.state_file = folder / "gpus"
         self.uuids = standin.create(state_file=self.state_file, node=NODE, gpus=8, time_scale=SCALE)
         self.api = FakeApi()
@@ -268,7 +266,7 @@ class World:
         self, name: str, *slots: int, service: str = "chat", node: str = NODE, serving: bool = True
     ) -> FakeEngine:
         """An engine pod that holds these GPUs, with a context on each."""
-        engine = self.engines[name] = FakeEngine(f"{self._block}.{10 + len(self.engines)}")
+        engine = self.engines[name] = FakeEngine(fresh_ip())
         if serving:
             await engine.start()
         self.kubelet.devices["llm", name] = [self.uuids[slot] for slot in slots]

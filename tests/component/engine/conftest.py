@@ -1,8 +1,6 @@
 import asyncio
-import itertools
 import json
 import os
-import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,17 +13,15 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from component.addresses import fresh_ip
+
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "manifests/profiles/h100-llama2-70b-vllm.yaml"
 MODEL = "llama"
 SCALE = 20.0
 
-_random = random.Random(f"engine {os.getpid()}")
-_hosts = itertools.count(1)
-_NET = f"127.{_random.randint(64, 250)}.{_random.randint(0, 250)}"
 
-
-async def eventually(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 60.0) -> None:
     """Wait until the condition holds: it is about another process, which has no event to give."""
     async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110 - see above
@@ -83,7 +79,6 @@ def profile_spec() -> dict[str, Any]:
 async def start_engine(tmp_path: Path, profile_spec: dict[str, Any]) -> AsyncIterator[StartEngine]:
     """Start engines that run 20 times faster than real time, at once healthy unless told otherwise."""
     async with AsyncExitStack() as stack:
-        ips = (f"{_NET}.{next(_hosts)}" for _ in itertools.count())
 
         async def start(
             *arguments: str,
@@ -96,7 +91,7 @@ async def start_engine(tmp_path: Path, profile_spec: dict[str, Any]) -> AsyncIte
         ) -> EngineProcess:
             file = tmp_path / "profile.json"
             file.write_text(json.dumps(profile_spec | {"engine": profile_spec.get("engine", {}) | (engine or {})}))
-            ip = next(ips)
+            ip = fresh_ip()
             process = await asyncio.create_subprocess_exec(
                 str(Path(sys.executable).with_name("dynamollm")),
                 *("engine", "--model", MODEL, "--profile-file", str(file), "--host", ip),

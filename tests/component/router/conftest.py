@@ -9,17 +9,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from component.router.fakes import MODEL, NAMESPACE, SERVICE, FakeApi, FakeEngine, Handler, fresh_ip, routing
+from component.addresses import fresh_ip
+from component.router.fakes import MODEL, NAMESPACE, SERVICE, FakeApi, FakeEngine, Handler, routing
 from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.podwatch import ApiAccess
 from dynamollm.router.fleet import Fleet
 from dynamollm.router.proxy import Timeouts
 from dynamollm.router.server import RouterServer
 
-TIMEOUTS = Timeouts(connect_s=2.0, stream_silence_s=0.5, whole_silence_s=5.0)
+TIMEOUTS = Timeouts(connect_s=60.0, stream_silence_s=60.0, whole_silence_s=60.0)
+"""So long that a busy machine reaches none: who is about one of them brings its own."""
 
 
-async def eventually(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
     """Wait until the condition holds: it is about another task or process, which has no event to give."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - see above
@@ -41,6 +43,12 @@ class Stack:
         self.api.put_pod(name, engine.ip, **pod_fields)
         await eventually(lambda: name in {candidate.name for candidate in self.fleet.known()})
         return engine
+
+    async def route(self, document: dict[str, Any]) -> None:
+        """Publish a routing, and wait until the router goes by it."""
+        before = self.fleet.routing
+        self.api.put_routing(document)
+        await eventually(lambda: self.fleet.routing is not before)
 
     def serving(self) -> set[str]:
         return {candidate.name for serving in self.fleet.pools().values() for candidate in serving}
@@ -96,7 +104,7 @@ async def start_fake() -> AsyncIterator[Callable[[Handler], Awaitable[FakeEngine
 
 @pytest.fixture
 def fleet() -> Fleet:
-    return Fleet(wait_s=0.3, max_waiting=2)
+    return Fleet(wait_s=60.0, max_waiting=2)
 
 
 @pytest.fixture

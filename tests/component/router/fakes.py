@@ -1,10 +1,7 @@
 """A small Kubernetes API and small engines, as the router sees them."""
 
 import asyncio
-import itertools
 import json
-import os
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +13,6 @@ from dynamollm.core.classes import RequestClass
 MODEL = "llama"
 NAMESPACE = "llm"
 SERVICE = "chat"
-
-_random = random.Random(f"router {os.getpid()}")
-_hosts = itertools.count(1)
-_NET = f"127.{_random.randint(64, 250)}.{_random.randint(0, 250)}"
-
-
-def fresh_ip() -> str:
-    """Return a loopback address of its own, as pods have one: engines always listen on port 8000."""
-    return f"{_NET}.{next(_hosts)}"
 
 
 def routing(**pools: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ async def _main() -> None:
         clock=clock,
         fleet=Fleet(),
         timeouts=Timeouts.on(clock),
-        linger_s=1.0,
+        linger_s=3.0,
     )
     await server.serve(host=sys.argv[2], port=8080)
 

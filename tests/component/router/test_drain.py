@@ -6,7 +6,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from component.router.fakes import MODEL, FakeApi, FakeEngine, event, fresh_ip, held, routing
+from component.addresses import fresh_ip
+from component.router.fakes import MODEL, FakeApi, FakeEngine, event, held, routing
 
 BODY = {"model": MODEL, "prompt": "word", "max_tokens": 50, "stream": True}
 
@@ -27,7 +28,7 @@ async def router(api: tuple[FakeApi, str]) -> AsyncIterator[tuple[asyncio.subpro
 
 
 async def _status(client: aiohttp.ClientSession, path: str, status: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 async with client.get(path) as response:
@@ -39,7 +40,7 @@ async def _status(client: aiohttp.ClientSession, path: str, status: int) -> None
 
 
 async def _refusing(client: aiohttp.ClientSession) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with client.get("/v1/models") as response:
                 if response.status == 503:
@@ -83,4 +84,4 @@ async def test_sigterm_lets_streams_finish(
     gate.set()
     assert await response.read() == b"data: [DONE]\n\n"
     assert (await late.read()).endswith(b"data: [DONE]\n\n")
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0

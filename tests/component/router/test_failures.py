@@ -3,8 +3,10 @@ import asyncio
 import aiohttp
 import pytest
 
+from component.addresses import fresh_ip
 from component.router.conftest import Stack, eventually
-from component.router.fakes import answers, drops, event, fresh_ip, held, sse, streams
+from component.router.fakes import answers, drops, event, held, sse, streams
+from dynamollm.router.proxy import Timeouts
 
 
 async def test_without_an_instance_the_answer_is_503_with_retry_after(stack: Stack) -> None:
@@ -76,17 +78,26 @@ async def test_after_the_first_byte_a_break_is_passed_on_and_never_retried(stack
     assert await stack.metric("slo_requests_total", class_="SS", met="false") == 1
 
 
-async def test_a_hung_instance_blocks_no_one_else_and_its_request_moves_on(stack: Stack) -> None:
+async def test_a_hung_instance_blocks_no_one_else(stack: Stack) -> None:
     gate = asyncio.Event()
     hung = await stack.engine("hung", held(gate, first=b""))
     stuck = asyncio.create_task(_read(stack))
     await eventually(lambda: len(hung.requests) == 1)
     good = await stack.engine("good", streams(2))
     assert [await _read(stack) for _ in range(3)] == [sse(2)] * 3
-    assert (len(hung.requests), stuck.done()) == (1, False)
-    assert await stuck == sse(2)
+    assert (len(hung.requests), len(good.requests), stuck.done()) == (1, 3, False)
+    gate.set()
+    assert await stuck == b"data: [DONE]\n\n"
+
+
+# The good instance has this long for its answer.
+@pytest.mark.parametrize("timeouts", [Timeouts(connect_s=60.0, stream_silence_s=2.0, whole_silence_s=60.0)])
+async def test_the_request_of_a_hung_instance_moves_on(stack: Stack) -> None:
+    hung = await stack.engine("hung", held(asyncio.Event(), first=b""), tp=8)
+    good = await stack.engine("good", streams(2))
+    assert await _read(stack) == sse(2)
+    assert (len(hung.requests), len(good.requests)) == (1, 1)
     await eventually(lambda: hung.cancelled == 1)
-    assert len(good.requests) == 4
 
 
 async def _read(stack: Stack) -> bytes:
@@ -134,6 +145,7 @@ async def test_full_instances_queue_requests_and_refuse_those_beyond_the_bound(s
 async def test_waiting_in_vain_ends_with_503(stack: Stack) -> None:
     gate = asyncio.Event()
     stack.fleet._max_in_flight_per_gpu = 1
+    stack.fleet._wait_s = 0.3
     await stack.engine("a", held(gate), tp=1)
     running = await stack.post()
     async with stack.post() as response:

@@ -10,10 +10,8 @@ import pytest
 from component.engine.conftest import EngineProcess, StartEngine, profile_spec, start_engine
 from component.engine.conftest import eventually as eventually_there
 from component.router.conftest import Stack, eventually
-from component.router.fakes import drops, held, routing, sse, streams
+from component.router.fakes import MODEL, drops, held, routing, sse, streams
 from dynamollm.core.classes import Length, RequestClass
-from dynamollm.router.fleet import Fleet
-from dynamollm.router.proxy import Timeouts
 
 __all__ = ["profile_spec", "start_engine"]  # fixtures
 
@@ -23,26 +21,11 @@ LONG = [1] * 8000
 SHORT = [1] * 20
 
 
-@pytest.fixture
-def timeouts() -> Timeouts:
-    """Those who are overtaken wait long."""
-    return Timeouts(connect_s=2.0, stream_silence_s=60.0, whole_silence_s=60.0)
-
-
-@pytest.fixture
-def fleet() -> Fleet:
-    """What waits has patience."""
-    return Fleet(wait_s=30.0)
-
-
 async def read_slos(stack: Stack) -> None:
     """Let the router go by the SLOs above."""
     document = routing()
     document["slo"]["ttft_ms"] = {each: TTFT_MS[each.input_length] for each in RequestClass}
-    stack.api.put_routing(document)
-    await eventually(
-        lambda: stack.fleet.routing is not None and stack.fleet.routing.slo.ttft_ms[RequestClass.SS] == 1_000.0
-    )
+    await stack.route(document)
 
 
 async def send(stack: Stack, **fields: object) -> None:
@@ -125,35 +108,27 @@ async def read(stack: Stack, prompt: list[int]) -> None:
 
 
 # ------------------------------------------------------------------ with real engines
-async def first_tokens(stack: Stack, engine: EngineProcess) -> list[str]:
-    """Let long prompts come, then a short one, and return who got a first token in which order."""
-    order: list[str] = []
+ENDLESS = 4000
+"""Tokens of an answer that takes a minute."""
 
-    async def ask(name: str, prompt: list[int]) -> None:
-        async with stack.post(prompt=prompt) as response:
-            await response.content.readany()
-            order.append(name)
-            await response.read()
 
-    long_ones = [asyncio.create_task(ask(f"long-{index}", LONG)) for index in range(5)]
+async def ask(stack: Stack, name: str, prompt: list[int], *, tokens: int) -> str:
+    """Return the name when the answer has come."""
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": 50, "stream": True}
+    headers = {"X-Simulated-Output-Tokens": str(tokens)}
+    async with stack.client.post("/v1/completions", json=body, headers=headers) as response:
+        await response.read()
+    return name
 
-    async def all_there() -> bool:
-        metrics = await engine.metrics()
-        return metrics["vllm:num_requests_running"] + metrics["vllm:num_requests_waiting"] == len(long_ones)
 
-    await eventually_there(all_there)
-    await asyncio.gather(*long_ones, ask("short", SHORT))
-    return order
+async def inside(engine: EngineProcess, *, waiting: int) -> bool:
+    metrics = await engine.metrics()
+    return (metrics["vllm:num_requests_running"], metrics["vllm:num_requests_waiting"]) == (1, waiting)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "by_deadline", "places"),
-    [
-        # A long prompt is under way when the short one comes; at the latest the third may be.
-        (("--scheduling-policy", "priority"), True, range(3)),
-        # The last long prompt leaves room in its last step, which the short one may share.
-        ((), False, range(4, 6)),
-    ],
+    ("arguments", "by_deadline", "first"),
+    [(("--scheduling-policy", "priority"), True, "short"), ((), False, "long")],
     ids=["earliest-deadline-first", "first-come-first-served"],
 )
 async def test_a_short_prompt_overtakes_long_ones_by_its_deadline(
@@ -161,12 +136,24 @@ async def test_a_short_prompt_overtakes_long_ones_by_its_deadline(
     start_engine: StartEngine,
     arguments: tuple[str, ...],
     by_deadline: bool,  # noqa: FBT001 - a table
-    places: range,
+    first: str,
 ) -> None:
     await read_slos(stack)
-    engine = await start_engine(*arguments, scale=2.0)
+    # One sequence at a time: the others wait until the client of the running one leaves.
+    engine = await start_engine(*arguments, scale=2.0, engine={"maxSequences": 1})
     ip = urlsplit(str(engine.client._base_url)).hostname
     stack.api.put_pod("pod-0", ip, by_deadline=by_deadline)
     await eventually(lambda: stack.serving() == {"pod-0"})
-    order = await first_tokens(stack, engine)
-    assert order.index("short") in places
+    running = asyncio.create_task(ask(stack, "running", SHORT, tokens=ENDLESS))
+    await eventually_there(lambda: inside(engine, waiting=0))
+    asked = []
+    for count, (name, prompt) in enumerate({"long": LONG, "also long": LONG, "short": SHORT}.items(), 1):
+        # Whoever is served first ends first; only the right one ends soon.
+        asked.append(asyncio.create_task(ask(stack, name, prompt, tokens=1 if name == first else ENDLESS)))
+        await eventually_there(lambda count=count: inside(engine, waiting=count))  # type: ignore[misc]
+    running.cancel()
+    done, others = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result() for task in done] == [first]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(running, *others, return_exceptions=True)

@@ -5,7 +5,7 @@ from component.router.fakes import held, routing, sse, streams
 
 
 async def test_a_class_goes_to_its_pool_and_the_stream_arrives_untouched(stack: Stack) -> None:
-    stack.api.put_routing(routing(SS="ss"))
+    await stack.route(routing(SS="ss"))
     small = await stack.engine("small", streams(20), pool="ss")
     large = await stack.engine("large", streams(20), pool="ll")
     async with stack.post(max_tokens=50) as response:
@@ -68,7 +68,7 @@ async def test_only_ready_pods_that_are_not_being_deleted_serve(stack: Stack) ->
 
 
 async def test_a_pool_without_instances_gives_its_requests_to_the_next_larger_one(stack: Stack) -> None:
-    stack.api.put_routing(routing(SS="ss", MM="mm", SL="sl"))
+    await stack.route(routing(SS="ss", MM="mm", SL="sl"))
     middle = await stack.engine("middle", streams(1), pool="mm")
     large = await stack.engine("large", streams(1), pool="ll")
     async with stack.post(max_tokens=50) as response:

@@ -1,8 +1,9 @@
 import aiohttp
 import pytest
 
+from component.addresses import fresh_ip
 from component.router.conftest import Stack, eventually
-from component.router.fakes import FakeApi, fresh_ip, routing, streams
+from component.router.fakes import FakeApi, routing, streams
 from dynamollm.adapters import podwatch
 from dynamollm.adapters.podwatch import ApiAccess
 from dynamollm.core.errors import InvalidInputError
