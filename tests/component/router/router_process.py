@@ -1,4 +1,4 @@
-"""``python router_process.py API_URL HOST``: the router as a process, before an API without TLS."""
+"""``python router_process.py API_URL HOST LINGER_S``: the router as a process, before an API without TLS."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ async def _main() -> None:
         clock=clock,
         fleet=Fleet(),
         timeouts=Timeouts.on(clock),
-        linger_s=3.0,
+        linger_s=float(sys.argv[3]),
     )
     await server.serve(host=sys.argv[2], port=8080)
 
