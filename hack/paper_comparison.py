@@ -62,7 +62,17 @@ WEEK: Final = (
     ("requests_conv", "conversation", "−47 %"),
     ("requests_code", "code", "−56 %"),
 )
-WEEK_POLICIES: Final = ("SinglePool", "DynamoLLM", "SinglePoolElastic", "Joint", "Clairvoyant")
+WEEK_RUNS: Final = (
+    ("SinglePool", "fcfs"),
+    ("DynamoLLM", "fcfs"),
+    ("SinglePoolElastic", "fcfs"),
+    ("SinglePoolElastic", "edf"),
+    ("Joint", "fcfs"),
+    ("Joint", "edf"),
+    ("Clairvoyant", "fcfs"),
+    ("Clairvoyant", "edf"),
+)
+"""Policy and order of service."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,8 @@ class Asked:
     """(profile, policy, order)."""
     levels: Mapping[tuple[str, str], Task]
     """(profile, level), of DynamoLLM."""
-    week: Mapping[tuple[str, str, str], Task]
-    """(profile, column, policy)."""
+    week: Mapping[tuple[str, str, str, str], Task]
+    """(profile, column, policy, order)."""
 
     @property
     def tasks(self) -> list[Task]:
@@ -108,8 +118,8 @@ def asked(arguments: argparse.Namespace, sizes: Mapping[str, int]) -> Asked:
             for column, _, _ in WEEK:
                 name = f"{arguments.data / 'azure2024_week_hourly.csv'}:{column}"
                 question = replace(base, trace=name, scale=arguments.week_scale)
-                for policy in WEEK_POLICIES:
-                    week[profile, column, policy] = Task(question, policy, "fcfs", {})
+                for policy, order in WEEK_RUNS:
+                    week[profile, column, policy, order] = Task(question, policy, order, {})
     return Asked(hour, levels, week)
 
 
@@ -203,17 +213,18 @@ def weeks(runs: Asked, answers: Answers) -> list[str]:
     lines: list[str] = []
     for column, service, paper in WEEK:
         rows = []
-        for policy in WEEK_POLICIES:
+        for policy, order in WEEK_RUNS:
             cells = []
             for profile, watts in COLUMNS:
-                base = answers.get(runs.week[profile, column, "SinglePool"].key)
-                result = answers.get(runs.week[profile, column, policy].key)
+                base = answers.get(runs.week[profile, column, "SinglePool", "fcfs"].key)
+                result = answers.get(runs.week[profile, column, policy, order].key)
                 known = result is not None and base is not None
                 cells.append(
                     change(energy(result, watts), energy(base, watts)) + missed(result) if known else "not run"
                 )
-            rows.append((policy, {"SinglePool": "—", "DynamoLLM": paper}.get(policy, "not in the paper"), *cells))
-        lines += table((f"GPU energy, week of {service}, vs SinglePool", "paper", *COLUMN_NAMES), rows)
+            figure = {"SinglePool": "—", "DynamoLLM": paper}.get(policy, "not in the paper")
+            rows.append((f"{policy} {order}", figure, *cells))
+        lines += table((f"GPU energy, week of {service}, vs SinglePool fcfs", "paper", *COLUMN_NAMES), rows)
     rows = []
     figures: tuple[tuple[str, str, str], ...] = (
         ("mean servers (abstract's cost)", "40 → 24.6 (61.5 % remain)", "servers"),
@@ -223,8 +234,8 @@ def weeks(runs: Asked, answers: Answers) -> list[str]:
     for name, was, field in figures:
         cells = []
         for profile in PROFILES:
-            base = answers.get(runs.week[profile, "requests_conv", "SinglePool"].key)
-            result = answers.get(runs.week[profile, "requests_conv", "DynamoLLM"].key)
+            base = answers.get(runs.week[profile, "requests_conv", "SinglePool", "fcfs"].key)
+            result = answers.get(runs.week[profile, "requests_conv", "DynamoLLM", "fcfs"].key)
             if result is None or base is None:
                 cells.append("not run")
             else:
