@@ -24,7 +24,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "Converged": "What is there is what the plan wants; False while steps are under way.",
     "SLOMet": "The share of requests that met their SLO is at least slo.percentile; Unknown without requests.",
     "MetricsAvailable": "Prometheus answers with recent load; False: the plan is held and clocks are safe.",
-    "CapacityUnavailable": "True: pods waited for GPUs longer than behavior.pendingTimeoutSeconds.",
+    "CapacityUnavailable": "True: pods waited for a node longer than behavior.pendingTimeoutSeconds.",
     "ProfileValid": "profileRef names a profile of this model, GPU and these TP degrees.",
     "PricesKnown": "The ClusterPolicy has the prices that objective and limits.maxCostCentsPerHour ask for; False: plans minimise energy, and a limit on cost is not kept.",
     "Paused": "True: spec.paused keeps everything as it is.",

@@ -3,7 +3,9 @@
 Messages hold no value that changes while nothing else does: a status that is written in every cycle hides changes.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from dynamollm.controller.conditions import Conditions
 from dynamollm.controller.look import Look
@@ -23,6 +25,9 @@ from dynamollm.core.records import (
     Slo,
     SloRule,
 )
+
+_MOST_TOLD: Final = 200
+"""Characters of the scheduler's words that a condition has."""
 
 
 def judge(
@@ -108,12 +113,14 @@ def _of_what(slo: Slo) -> str:
 
 def _capacity(conditions: Conditions, subject: Subject, observation: Observation, plan: Plan, *, now_s: float) -> None:
     if stuck := stuck_pending(subject.service, observation.instances, now_s=now_s):
+        name, told = stuck[0].name, textwrap.shorten(stuck[0].waits_for, _MOST_TOLD, placeholder="…")
+        why = f"the scheduler says {told!r} of {name}" if told else f"kubectl describe pod {name} tells why"
         conditions.set(
             "CapacityUnavailable",
             "True",
             "PodsPending",
-            f"{len(stuck)} pods waited for GPUs longer than behavior.pendingTimeoutSeconds and are given back: see "
-            f"kubectl describe pod {stuck[0].name}; free GPUs or lower limits.maxGPUs.",
+            f"{len(stuck)} pods waited for a node longer than behavior.pendingTimeoutSeconds and are given back: {why}; "
+            "free GPUs, lower limits.maxGPUs, or mend engine.podTemplate.",
         )
     elif plan.reason == Reason.CAPACITY_UNAVAILABLE:
         conditions.set("CapacityUnavailable", "True", "GPULimit", plan.message)

@@ -39,6 +39,7 @@ def instances(pods: Iterable[Object], *, clock: Clock, in_flight: Mapping[str, i
                 created_s=clock.at_wall(timestamp_s(metadata["creationTimestamp"])),
                 unrouted_s=None if unrouted is None else clock.at_wall(_unrouted_s(unrouted, pod)),
                 in_flight=in_flight.get(metadata["name"]),
+                waits_for=_waits_for(pod),
             )
         )
     return tuple(sorted(found, key=lambda instance: instance.name))
@@ -86,6 +87,12 @@ def _state(pod: Object) -> InstanceState:
     if not pod["spec"].get("nodeName"):
         return InstanceState.PENDING
     return InstanceState.READY if is_ready(pod) else InstanceState.STARTING
+
+
+def _waits_for(pod: Object) -> str:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    told = (one.get("message") for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False")
+    return next(told, None) or ""
 
 
 def _unrouted_s(text: str, pod: Object) -> float:

@@ -216,6 +216,8 @@ class Instance:
     """Since when it gets no new requests; None: routed as soon as it is Ready."""
     in_flight: int | None = None
     """Requests inside it, or None where that is unknown."""
+    waits_for: str = ""
+    """Why the scheduler has found no node for it yet, in its words."""
 
     @property
     def serving(self) -> bool:

@@ -117,6 +117,29 @@ async def test_more_load_scales_up_and_less_scales_down_one_drained_instance_at_
     assert unrouted[0] not in world.kube.of("Pod")
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ('persistentvolumeclaim "weights" not found', """says 'persistentvolumeclaim "weights" not found' of chat-"""),
+        (None, "kubectl describe pod chat-"),
+    ],
+)
+async def test_a_pod_that_gets_no_node_is_told_of_in_the_schedulers_words(told: str | None, shown: str) -> None:
+    world = World()
+    world.load(5.0)
+    await world.cycle()
+    world.run_pods()
+    for body in world.kube.of("Pod").values():
+        body["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        del body["spec"]["nodeName"]
+        waits = {"type": "PodScheduled", "status": "False", **({"message": told} if told else {})}
+        body["status"] = {"phase": "Pending", "conditions": [waits]}
+    await world.cycle()
+    assert world.condition("CapacityUnavailable") == ("True", "PodsPending")
+    message = next(one["message"] for one in world.status["conditions"] if one["type"] == "CapacityUnavailable")
+    assert shown in message
+
+
 async def test_advise_plans_and_touches_nothing() -> None:
     world = World()
     world.put_service(mode="Advise")
