@@ -3,10 +3,10 @@
 Each row bounds Σ (watts × ``per_watt`` + instances × ``per_instance``) over all pools by ``limit``.
 
 Room on nodes is linear too where every TP degree divides the next larger one: instances fit exactly if for every
-degree t the instances of t and larger take no more GPUs than the nodes have in whole multiples of t. It is necessary:
-all of these are multiples of t, so a node gives them a multiple of t only. It is sufficient: place the largest first;
-what those larger than t took is a multiple of t on every node, so what is left for t is Σ floor(free / t) × t less what
-they took, which the row says is enough. Other degrees (2, 3) have the same rows, which are then only necessary.
+degree t the instances of t and its multiples take no more GPUs than the nodes have in whole multiples of t. It is
+necessary: a node gives them a multiple of t only. It is sufficient: place the largest first; what those larger than t
+took is a multiple of t on every node, so what is left for t is Σ floor(free / t) × t less what they took, which the row
+says is enough. Other degrees (2, 3) have the same rows and one for all of them, which are then only necessary.
 """
 
 import math
@@ -104,8 +104,10 @@ def coupling(
         per_gpu = tuple(prices.gpu_usd_per_hour * tp for tp in degrees)
         rows.append(Row("maxCost", prices.electricity_usd_per_kwh / 1e3, per_gpu, budget.usd_per_hour))
     for tp in degrees if bins else ():
-        larger = tuple(float(other) if other >= tp else 0.0 for other in degrees)
-        rows.append(Row(f"GPUs on nodes for TP{tp}", 0.0, larger, float(sum(free // tp * tp for free in bins))))
+        multiples = tuple(float(other) if other % tp == 0 else 0.0 for other in degrees)
+        rows.append(Row(f"GPUs on nodes for TP{tp}", 0.0, multiples, float(sum(free // tp * tp for free in bins))))
+    if bins and not is_chain(degrees):
+        rows.append(Row("GPUs on nodes", 0.0, gpus, float(sum(free for free in bins if free >= min(degrees)))))
     floor = min_instances if instances is None else instances
     if floor > 1:
         rows.append(Row("minInstances" if instances is None else "pins.instances", 0.0, tuple(-n for n in one), -floor))

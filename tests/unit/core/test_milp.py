@@ -35,6 +35,17 @@ def test_the_rows_of_the_nodes_say_exactly_whether_instances_fit(
     assert allowed == fits(wanted, bins=bins)
 
 
+@given(data=st.data(), degrees=st.sampled_from([(2, 3), (2, 3, 6), (4, 6)]))
+def test_the_rows_of_degrees_that_are_no_chain_refuse_nothing_that_fits(
+    data: st.DataObject, degrees: tuple[int, ...]
+) -> None:
+    placed = data.draw(st.lists(st.lists(st.sampled_from(degrees), max_size=3), min_size=1, max_size=5))
+    shared = coupling(degrees, max_gpus=10_000, budget=Budget(), bins=tuple(sum(node) for node in placed))
+    assert not is_chain(degrees)
+    there = Counter(itertools.chain.from_iterable(placed))
+    assert not shared.broken(np.array([there[tp] for tp in degrees]), 0.0)
+
+
 def test_degrees_that_do_not_divide_each_other_are_no_chain() -> None:
     assert not is_chain((2, 3))
     # Each TP3 leaves a GPU that no TP2 can use, which the rows do not see.
