@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], *, timeout_s: float = 30.0, why: str = "") -> T:
+def eventually(look: Callable[[], T | None], *, timeout_s: float = 60.0, why: str = "") -> T:
     """Return the first answer that is not false; fail with the last one when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:

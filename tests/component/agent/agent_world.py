@@ -294,7 +294,7 @@ class World:
         self.api.delete("pods", name)
         await self.engines[name].stop()
 
-    def plan(self, *, lease_s: float = 60.0, age_s: float = 0.0, tensor_parallel: int = 2, **limits: int) -> None:
+    def plan(self, *, lease_s: float = 3600.0, age_s: float = 0.0, tensor_parallel: int = 2, **limits: int) -> None:
         """Up to 1000 tokens/s 900 MHz, up to 2000 tokens/s 1200 MHz, 1600 MHz above and where load is unknown."""
         group = {
             "minMHz": limits.get("min_mhz", 210),
@@ -366,7 +366,7 @@ class World:
     async def end_agent(self, number: signal.Signals) -> int:
         assert self.agent is not None
         self.agent.send_signal(number)
-        return await asyncio.wait_for(self.agent.wait(), 10)
+        return await asyncio.wait_for(self.agent.wait(), 60)
 
     async def get(self, path: str) -> tuple[int, str]:
         assert self._session is not None
@@ -382,7 +382,7 @@ class World:
         locks: Mapping[str, int] = json.loads((self.folder / "state" / "locks.json").read_text())["locks"]
         return locks
 
-    async def eventually(self, condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
+    async def eventually(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
         """Wait until it holds, while the agent lives."""
         deadline = time.monotonic() + within_s
         while not condition():
@@ -395,7 +395,7 @@ class World:
         """Wait for that many whole cycles, and return the metrics then."""
         first = (await self.metrics()).value("dynamollm_agent_cycles_total", node=NODE)
         assert first is not None
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while True:
             metrics = await self.metrics()
             # One more: the cycle that was under way saw half of the world before.

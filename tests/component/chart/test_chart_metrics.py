@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from aiohttp.test_utils import unused_port
 
+from component.addresses import fresh_ip
 from lab.helm import Helm
 from lab.paths import cache_dir
 
@@ -36,27 +36,27 @@ def prometheus(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     (folder / "rules.yml").write_text(yaml.safe_dump(made["rules"]))
     config = {"global": {"evaluation_interval": "200ms"}, "rule_files": [str(folder / "rules.yml")]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = unused_port()
+    address = f"{fresh_ip()}:9090"
     process = subprocess.Popen(
         [
             str(binaries[-1]),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={address}",
             "--log.level=error",
         ]
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{address}"
     try:
-        wait(lambda: requests.get(f"{url}/-/ready", timeout=1).ok)
+        wait(lambda: requests.get(f"{url}/-/ready", timeout=5).ok)
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def wait(condition: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             if condition():
@@ -68,7 +68,7 @@ def wait(condition: Any) -> None:
 
 
 def rules(url: str) -> dict[str, dict[str, Any]]:
-    groups = requests.get(f"{url}/api/v1/rules", timeout=5).json()["data"]["groups"]
+    groups = requests.get(f"{url}/api/v1/rules", timeout=60).json()["data"]["groups"]
     return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
 
@@ -93,7 +93,7 @@ def test_every_panel_asks_what_prometheus_understands(prometheus: str, made: dic
                 expression = target["expr"]
                 for variable, value in variables.items():
                     expression = expression.replace(variable, value)
-                answer = requests.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=5).json()
+                answer = requests.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=60).json()
                 assert answer["status"] == "success", (name, panel["title"], answer)
                 asked += 1
     assert asked > 20

@@ -87,10 +87,10 @@ async def test_what_the_kubelet_is_told_is_what_the_agent_will_see(
     kubelet = Kubelet(tmp_path)
     plugin = deviceplugin.Plugin(uuids=uuids, host_folder=host_folder)
     async with kubelet.listening(), serving(plugin, tmp_path):
-        registered = await asyncio.wait_for(kubelet.registrations.get(), 20)
+        registered = await asyncio.wait_for(kubelet.registrations.get(), 60)
         assert (registered.version, registered.resource_name) == ("v1beta1", "nvidia.com/gpu")
         async with kubelet.plugin(registered.endpoint) as channel:
-            told = await asyncio.wait_for(first(channel), 20)
+            told = await asyncio.wait_for(first(channel), 60)
             allocate: Callable[[Any], Awaitable[Any]] = channel.unary_unary(
                 "/v1beta1.DevicePlugin/Allocate",
                 request_serializer=messages.AllocateRequest.SerializeToString,
@@ -119,13 +119,13 @@ async def test_a_kubelet_that_comes_late_or_starts_anew_is_registered_with(
     kubelet = Kubelet(tmp_path)
     async with serving(deviceplugin.Plugin(uuids=uuids, host_folder=host_folder), tmp_path):
         async with kubelet.listening():
-            endpoint = (await asyncio.wait_for(kubelet.registrations.get(), 20)).endpoint
+            endpoint = (await asyncio.wait_for(kubelet.registrations.get(), 60)).endpoint
         # A kubelet that starts removes every socket of its folder.
         (tmp_path / endpoint).unlink()
         async with kubelet.listening():
-            again = await asyncio.wait_for(kubelet.registrations.get(), 20)
+            again = await asyncio.wait_for(kubelet.registrations.get(), 60)
             async with kubelet.plugin(again.endpoint) as channel:
-                told = await asyncio.wait_for(first(channel), 20)
+                told = await asyncio.wait_for(first(channel), 60)
     assert [device.ID for device in told.devices] == uuids
 
 

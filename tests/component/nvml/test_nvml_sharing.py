@@ -40,12 +40,11 @@ def start(code: str, node: Node, library: Path, *arguments: str) -> subprocess.P
 def test_no_update_is_lost_between_processes(node: Node, library: Path) -> None:
     writers = [start(LOCK_MANY, node, library, node.uuids[0], "2000") for _ in range(4)]
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=240)
         assert writer.returncode == 0
     assert node.read().lock_writes == 4 * 2000
 
 
-@pytest.mark.timeout(120)
 def test_a_killed_process_holds_no_lock_for_ever(node: Node, library: Path) -> None:
     for _ in range(8):
         hammers = [start(HAMMER, node, library, node.uuids[0]) for _ in range(3)]
@@ -59,7 +58,7 @@ def test_a_killed_process_holds_no_lock_for_ever(node: Node, library: Path) -> N
         show = [sys.executable, "-m", "lab.nvml", "show", "--file", str(node.file)]
         hack = str(Path(standin.__file__).parents[1])
         done = subprocess.run(
-            show, env=os.environ | {"PYTHONPATH": hack}, capture_output=True, text=True, check=True, timeout=20
+            show, env=os.environ | {"PYTHONPATH": hack}, capture_output=True, text=True, check=True, timeout=120
         )
         assert done.stdout.count("GPU-") == 4
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
+from component.addresses import fresh_ip
 from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.prometheus import PrometheusLoadSource
 from dynamollm.core.classes import RequestClass
@@ -76,7 +77,7 @@ class World:
     async def read(self) -> Reading:
         return await self.source.read(SERVICE, created_s=self.began_s)
 
-    async def until(self, condition: Callable[[Reading], bool], *, timeout_s: float = 30.0) -> Reading:
+    async def until(self, condition: Callable[[Reading], bool], *, timeout_s: float = 120.0) -> Reading:
         async with asyncio.timeout(timeout_s):
             # Prometheus gives no event to wait for.
             while not condition(reading := await self.read()):  # noqa: ASYNC110 - see above
@@ -108,29 +109,32 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         ],
     }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = unused_port()
+    address = f"{fresh_ip()}:9090"
     began_s = time.time()
     process = subprocess.Popen(  # noqa: ASYNC220 - starting takes no time
         [
             binary,
             f"--config.file={tmp_path / 'prometheus.yml'}",
             f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={address}",
             "--log.level=error",
         ]
     )
     source = PrometheusLoadSource(
-        url=f"http://127.0.0.1:{port}", clock=Clock(scale=SCALE, anchor_s=began_s), scrape_interval_s=SCRAPE_S
+        url=f"http://{address}", clock=Clock(scale=SCALE, anchor_s=began_s), scrape_interval_s=SCRAPE_S
     )
     yield World(exporter=exporter, server=server, source=source, began_s=began_s)
     source.close()
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     await server.close()
 
 
 async def test_zero_is_a_true_zero_and_load_is_measured_in_simulated_seconds(world: World) -> None:
-    quiet = await world.until(lambda reading: reading.load is not None)
+    # The gauges may lack for a moment where a scrape came late.
+    quiet = await world.until(
+        lambda reading: reading.load is not None and bool(reading.in_flight) and reading.power_w is not None
+    )
     assert quiet.load is not None
     assert {samples[-1] for samples in quiet.load.rate_per_s.values()} == {0.0}
     assert quiet.in_flight == {"pod-a": 4}
@@ -139,26 +143,25 @@ async def test_zero_is_a_true_zero_and_load_is_measured_in_simulated_seconds(wor
     world.exporter.arrivals_per_s = 30.0
 
     def settled(reading: Reading) -> bool:
-        samples = reading.load.rate_per_s[RequestClass.SS] if reading.load else ()
-        return len(samples) >= 2 and (samples[-1] or 0) > 0 and (samples[-2] or 0) > 0.4
+        # Of a second in which scrapes came late, Prometheus guesses the rate.
+        rate = reading.load.rate_per_s[RequestClass.SS][-1] if reading.load else None
+        counted = reading.attainment is not None and RequestClass.SS in reading.attainment
+        return rate == pytest.approx(30.0 / SCALE, rel=0.3) and counted and (reading.energy_j or 0) > 0
 
     busy = await world.until(settled)
     assert busy.load is not None
-    assert busy.load.rate_per_s[RequestClass.SS][-1] == pytest.approx(30.0 / SCALE, rel=0.3)
     assert busy.load.rate_per_s[RequestClass.LL][-1] == 0.0
     assert busy.load.input_tokens[RequestClass.SS] == pytest.approx(100.0, rel=0.01)
     assert busy.load.output_tokens[RequestClass.SS] == pytest.approx(50.0, rel=0.01)
     assert busy.attainment is not None
     assert busy.attainment[RequestClass.SS].met == busy.attainment[RequestClass.SS].requests > 0
-    assert busy.energy_j is not None
-    assert busy.energy_j > 0
 
 
 async def test_a_router_that_vanishes_is_unknown_and_not_zero(world: World) -> None:
     await world.until(lambda reading: reading.load is not None)
     await world.server.close()
-    gone = await world.until(lambda reading: reading.load is None)
-    assert gone.reason == "RouterDown"
+    gone = await world.until(lambda reading: reading.reason == "RouterDown")
+    assert gone.load is None
     assert "chat-router" in gone.problem
     # The gauges follow once nothing has renewed them for three scrapes.
     await world.until(lambda reading: not reading.in_flight and reading.power_w is None)

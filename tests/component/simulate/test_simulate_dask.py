@@ -119,7 +119,7 @@ def test_without_the_extra_one_line_says_what_to_install(trace: Path) -> None:
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1000,
         check=False,
         cwd=REPOSITORY,
     )

@@ -71,7 +71,7 @@ async def test_the_plan_is_the_daemonsets_annotation(metadata: dict[str, Any], p
     await asyncio.sleep(0)
     assert not known.done(), "the pods are not known yet"
     seen._pods_changed({})
-    await asyncio.wait_for(known, 1)
+    await asyncio.wait_for(known, 60)
 
 
 def test_no_daemonset_is_no_plan() -> None:

@@ -27,7 +27,7 @@ async def test_kopf_starts_for_a_user_without_a_name(monkeypatch: pytest.MonkeyP
     task = asyncio.create_task(run_kopf(registry, identity="operator-0_1", ready=asyncio.Event()))
     waiting = asyncio.create_task(started.wait())
     try:
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=120)
         assert started.is_set(), task
     finally:
         waiting.cancel()

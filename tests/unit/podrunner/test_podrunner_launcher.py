@@ -193,7 +193,7 @@ async def test_signals_go_down(launcher: Launcher, folder: Path) -> None:
     output = folder / "output"
     with output.open("wb") as out:
         process = await launcher.start(what, output=out)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "here" not in output.read_text():  # noqa: ASYNC110 - a file has no event
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -206,7 +206,7 @@ async def test_a_program_without_a_handler_ends_by_sigterm(launcher: Launcher, f
     with (folder / "output").open("wb") as out:
         process = await launcher.start(program(folder, "exec sleep 611"), output=out)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await process.wait() in (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
@@ -248,7 +248,7 @@ async def test_what_joins_sees_mounts_and_processes_and_ends_with_the_container(
     late = await launcher.join(what, ["sleep", "615"], pid=process.pid)
     process.send_signal(signal.SIGTERM)
     await process.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await late.wait() != 0
     with pytest.raises(StartError):
         await launcher.join(what, ["true"], pid=process.pid)

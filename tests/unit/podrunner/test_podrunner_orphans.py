@@ -29,6 +29,6 @@ def test_processes_of_this_clusters_pods_end_and_no_others(
     pod, control_plane, other = started
     assert orphans.find(Path(here)) == [pod.pid]
     assert orphans.end(Path(here)) == 1
-    assert pod.wait(timeout=10) == -9
+    assert pod.wait(timeout=60) == -9
     assert [control_plane.poll(), other.poll()] == [None, None]
     assert orphans.end(Path(here)) == 0

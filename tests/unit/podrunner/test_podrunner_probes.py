@@ -60,7 +60,7 @@ async def no_run(_: list[str], __: float) -> bool:
 )
 async def test_http(server: tuple[int, list[str]], path: str, result: bool) -> None:  # noqa: FBT001 - a table's column
     get = {"path": path, "port": server[0], "httpHeaders": [{"name": "X-Probe", "value": "1"}]}
-    probe = {"httpGet": get, "timeoutSeconds": 0.2 if path == "/slow" else 10}
+    probe = {"httpGet": get, "timeoutSeconds": 1 if path == "/slow" else 60}
     assert await attempt(probe, CONTAINER, pod_ip="127.0.0.1", run=no_run) is result
     assert f"Host: 127.0.0.1:{server[0]}\r\n" in server[1][0]
     assert "X-Probe: 1\r\n" in server[1][0]

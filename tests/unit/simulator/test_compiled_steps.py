@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from dynamollm.core.errors import OutOfRangeError
 from dynamollm.simulator.steps import steps_cost
 
+# The first call after a change compiles the engine model: half a minute, and many on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.mark.parametrize("name", [MODERN, PAPER])
 @given(

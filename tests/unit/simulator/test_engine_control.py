@@ -16,6 +16,8 @@ from dynamollm.simulator.kernel import advance
 from dynamollm.simulator.memory import free_slot
 from dynamollm.simulator.state import NONE, Engines, InstanceSettings, grown, new_engines
 
+# The first call after a change compiles the engine model: half a minute, and many on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
 TP = 4
 
 

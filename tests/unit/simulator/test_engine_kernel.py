@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.records import Order
 
+# The first call after a change compiles the engine model: half a minute, and many on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
 ENGINES = {
     "modern": profile(MODERN),
     "paper": profile(PAPER),
