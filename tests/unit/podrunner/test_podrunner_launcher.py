@@ -140,6 +140,7 @@ async def test_a_volume_over_the_folder_that_holds_the_roots_and_a_file_of_it_in
 def test_without_rights_it_works_too_and_nobody_becomes_root(folder: Path) -> None:
     binary = folder / "launcher"
     shutil.copy(LAUNCHER.program, binary)  # the cache is root's alone
+    binary.chmod(0o755)  # whatever the umask was when it was built
     for name in (".", "a", "b", "root", "a/file", "b/file"):
         os.chown(folder / name, NOBODY, NOBODY)
     mounts = [Mount(folder / "a", "/none/w"), Mount(folder / "b", "/none/r", read_only=True)]
