@@ -19,7 +19,7 @@ from dynamollm.core.classes import RequestClass
 from dynamollm.core.pooling import left_by
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load, Order, Slo, SloRule
-from dynamollm.core.stream import Stream
+from dynamollm.core.stream import Grid
 from dynamollm.simulator.fleet import Served, serve
 from dynamollm.simulator.steps import StepTable
 from dynamollm.simulator.tally import alone_ms
@@ -180,7 +180,7 @@ def rows(number: int) -> list[Row]:
     mixes = single_mix(load)
     if mixes is None:
         return []
-    stream = Stream(profile, mixes, tensor_parallel=(degree,), clocks_mhz=(clock_mhz,))
+    stream = Grid(profile, mixes, tensor_parallel=(degree,), clocks_mhz=(clock_mhz,)).stream()
     found = []
     for order in Order if profile.interleaves_prefill else (Order.FIRST_COME_FIRST_SERVED,):
         for rule in RULES:
@@ -210,7 +210,7 @@ def rows(number: int) -> list[Row]:
                 rate = largest(missed_apart, rates[1 + MIDDLE])
                 left.append((rate - rates[0]) / max(rates[1 + MIDDLE] - rates[0], 1e-9))
             if min(rates) >= LEAST_RATE:
-                batch = float(stream.at_rate(np.array([[rates[0] / 1e3]])).batch[0, 0])
+                batch = float(stream.at_rate(np.array([rates[0] / 1e3])).batch[0])
                 gains = tuple((rate / rates[0] - 1) / (1 - 1 / n) for rate, n in zip(rates[1:], POOLS, strict=True))
                 found.append(Row(profile.interleaves_prefill, order, rule, batch, gains, tuple(left)))
     return found

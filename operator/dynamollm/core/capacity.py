@@ -18,8 +18,8 @@ from dynamollm.core.pooling import Capacities, gain
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Load, Order, Slo
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import Mixes, State, Stream
-from dynamollm.core.violation import Limits, limits_of, missed, tbt_quantile_ms, ttft_quantile_ms
+from dynamollm.core.stream import Grid, Mixes, State, Stream
+from dynamollm.core.violation import Misses, limits_of
 
 _CHUNKED_MARGIN: Final = 1.25
 _WHOLE_MARGIN: Final = 1.65
@@ -34,6 +34,8 @@ _LEAST_SHARE: Final = 1e-3
 """Of the largest batch: an instance that keeps the SLO only below it keeps it at no load worth the name."""
 
 _LEAST_MISSED: Final = 1e-7
+_BLOCK: Final = 8192
+"""Watts that are worked out at a time: with what they need they stay in a core's own cache."""
 _OVERLOAD: Final = 1 - 1e-5
 
 
@@ -76,27 +78,35 @@ def capacity_table(
     Raises:
         OutOfRangeError: input tokens, a TP degree or a clock outside the profile.
     """
-    stream = _stream(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
-    largest = _largest(stream, limits_of(profile, stream, slo, order))
-    rate = largest.per_ms * 1e3 / rate_margin(profile)
-    rate[mixes.rate_per_s.sum(axis=1) <= 0] = 0.0
-    more = gain(largest.batch, chunked=stream.chunked, order=order, rule=slo.rule, routers=routers)
+    grid = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
+    found = capacities(grid.stream(), slo=slo, order=order, routers=routers)
     shape = -1, len(tensor_parallel), len(clocks_mhz)
-    return Capacities(rate.reshape(shape), more.reshape(shape))
+    return Capacities(found.alone_per_s.reshape(shape), found.gain.reshape(shape))
 
 
-def _largest(stream: Stream, limits: Limits) -> State:
-    """Return the states at the largest rates that the closed form finds to keep the SLO, [mix, point]; rate 0.0: none.
+def capacities(stream: Stream, *, slo: Slo, order: Order, routers: int = 1) -> Capacities:
+    """Return the same of cells, [cell]."""
+    grid = stream.grid
+    largest = _largest(Misses(stream, limits_of(grid, slo, order)))
+    rate = largest.per_ms * 1e3 / rate_margin(grid.profile)
+    rate[grid.mixes.rate_per_s.sum(axis=1)[stream.mix_of] <= 0] = 0.0
+    more = gain(largest.batch, chunked=grid.chunked, order=order, rule=slo.rule, routers=routers)
+    return Capacities(rate, more)
+
+
+def _largest(misses: Misses) -> State:
+    """Return the states at the largest rates that the closed form finds to keep the SLO, [cell]; rate 0.0: none.
 
     The share missed grows with the batch, nearly as a power of it: false position on the logarithms, with the Illinois
     rule, so that neither end of the bracket stays for ever.
     """
-    most, allowed = stream.most, limits.allowed
+    stream, allowed = misses.stream, misses.limits.allowed
+    most = stream.most
     if allowed <= 0:
         allowed = _LEAST_MISSED
 
     def excess(logarithm: Floats) -> Floats:
-        share = missed(stream, stream.at_batch(most * np.exp(logarithm)), limits)
+        share = misses.missed(stream.at_batch(most * np.exp(logarithm)))
         logs: Floats = np.log(np.maximum(share, _LEAST_MISSED) / allowed)
         return logs
 
@@ -137,11 +147,16 @@ def power_table(
     Raises:
         OutOfRangeError: input tokens, a TP degree or a clock outside the profile.
     """
-    stream = _stream(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
-    mix_count, point_count = mixes.rate_per_s.shape[0], len(tensor_parallel) * len(clocks_mhz)
-    per_ms = rate_per_s.reshape(mix_count, point_count, -1) / 1e3
-    columns = [stream.power_w(stream.at_rate(per_ms[..., k])) for k in range(per_ms.shape[-1])]
-    return np.stack(columns, axis=-1).reshape(rate_per_s.shape)
+    stream = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz).stream()
+    rates = rate_per_s.reshape(stream.mix_of.size, -1).T
+    return powers_w(stream, rates).T.reshape(rate_per_s.shape)
+
+
+def powers_w(stream: Stream, rate_per_s: Floats) -> Floats:
+    """Return the same of cells, [load, cell]."""
+    per_ms = rate_per_s / 1e3
+    blocks = np.array_split(per_ms, min(len(per_ms), max(1, per_ms.size // _BLOCK)))
+    return np.concatenate([stream.power_w(stream.at_rate(block)) for block in blocks])
 
 
 def capacity_per_s(
@@ -194,29 +209,29 @@ def operating_point(
             meets_slo=True, attainment=1.0, ttft_ms={}, tbt_ms={}, busy=0.0,
             power_w=profile.loaded_idle_w * tensor_parallel,
         )  # fmt: skip
-    stream = _stream(profile, mixes, tensor_parallel=(tensor_parallel,), clocks_mhz=(clock_mhz,))
-    limits = limits_of(profile, stream, slo, order)
-    per_ms = np.full((1, 1), scale * float(mixes.rate_per_s.sum()) / 1e3)
+    grid = grid_of(profile, mixes, tensor_parallel=(tensor_parallel,), clocks_mhz=(clock_mhz,))
+    stream, limits = grid.stream(), limits_of(grid, slo, order)
+    misses = Misses(stream, limits)
+    per_ms = np.full(1, scale * float(mixes.rate_per_s.sum()) / 1e3)
     margin = rate_margin(profile)
     if instances > 1:
         # In a pool latencies are those of an instance alone at a lower rate.
-        batch = _largest(stream, limits).batch
-        more = gain(batch, chunked=stream.chunked, order=order, rule=slo.rule, routers=routers)
-        margin = margin / float(1 + more[0, 0] * (1 - 1 / instances))
+        more = gain(_largest(misses).batch, chunked=grid.chunked, order=order, rule=slo.rule, routers=routers)
+        margin = margin / float(1 + more[0] * (1 - 1 / instances))
     actual, judged = stream.at_rate(per_ms), stream.at_rate(per_ms * margin)
-    power_w = float(stream.power_w(actual)[0, 0])
+    power_w = float(stream.power_w(actual)[0])
     if _overloaded(stream, judged):
         never = dict.fromkeys(mixes.classes, math.inf)
         return OperatingPoint(meets_slo=False, attainment=0.0, ttft_ms=never, tbt_ms=never, busy=1.0, power_w=power_w)
-    attainment = 1 - float(missed(stream, judged, limits)[0, 0])
-    ttft = ttft_quantile_ms(stream, judged, limits, limits.allowed)[0, 0]
-    tbt = tbt_quantile_ms(stream, judged, limits.allowed)[0, 0]
+    attainment = 1 - float(misses.missed(judged)[0])
+    ttft = misses.ttft_quantile_ms(judged, limits.allowed)
+    tbt = misses.tbt_quantile_ms(judged, limits.allowed)
     return OperatingPoint(
         meets_slo=attainment >= 1 - limits.allowed,
         attainment=attainment,
         ttft_ms={c: float(ttft[k]) for k, c in enumerate(mixes.classes)},
         tbt_ms={c: float(tbt[k]) for k, c in enumerate(mixes.classes)},
-        busy=float(stream.busy(actual)[0, 0]),
+        busy=float(stream.busy(actual)[0]),
         power_w=power_w,
     )
 
@@ -236,10 +251,15 @@ def single_mix(load: Load) -> Mixes | None:
 
 def _overloaded(stream: Stream, state: State) -> bool:
     """Return whether a state is at the limit of what an instance takes: the queue grows."""
-    return bool(state.batch[0, 0] >= stream.most[0, 0] or state.prompt_share[0, 0] >= _OVERLOAD)
+    return bool(state.batch[0] >= stream.most[0] or state.prompt_share[0] >= _OVERLOAD)
 
 
-def _stream(profile: Profile, mixes: Mixes, *, tensor_parallel: Sequence[int], clocks_mhz: Sequence[int]) -> Stream:
+def grid_of(profile: Profile, mixes: Mixes, *, tensor_parallel: Sequence[int], clocks_mhz: Sequence[int]) -> Grid:
+    """Return mixes and points that the profile holds for.
+
+    Raises:
+        OutOfRangeError: input tokens, a TP degree or a clock outside the profile.
+    """
     asked = mixes.rate_per_s.sum(axis=0) > 0
     for request_class, tokens, used in zip(mixes.classes, mixes.input_tokens, asked, strict=True):
         if used and tokens > profile.max_input_tokens:
@@ -247,7 +267,7 @@ def _stream(profile: Profile, mixes: Mixes, *, tensor_parallel: Sequence[int], c
                 f"input tokens {tokens:.0f} of class {request_class} are outside profile {profile.name}: it holds up to "
                 f"{profile.max_input_tokens}; shorten the prompts or measure the profile further"
             )
-    return Stream(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
+    return Grid(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
 
 
 def _check(profile: Profile, tensor_parallel: int, clock_mhz: int) -> None:

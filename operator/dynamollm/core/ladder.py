@@ -4,10 +4,13 @@ Energy against clock is U-shaped: below some clock a step takes so much longer t
 for each load, the clock of least power that keeps the SLO there, not the lowest one.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Ladder, LadderStep, Load, Order, Slo
+
+if TYPE_CHECKING:
+    from dynamollm.core.pooling import Capacities
 
 _CLOCK_STRIDE_MHZ: Final = 75
 """Between the clocks that a ladder weighs: finer ones differ by less than 2 % in power."""
@@ -36,17 +39,21 @@ def build_ladder(
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
     routers: int = 1,
+    known: "Capacities | None" = None,
 ) -> Ladder:
     """Return load of one instance (prompt + generated tokens/s of this mix) → clock of least power within the SLO.
 
     Clocks never fall as load grows. No steps: the SLO holds at no clock, or nothing is asked for; the highest clock
     applies to every load. ``instances``: how many the pool has, of which this is one; ``routers``: in
-    front of it.
+    front of it; ``known``: what such an instance carries at the clocks that ladders weigh, where that is worked out.
 
     Raises:
         OutOfRangeError: the TP degree or the input tokens are outside the profile.
     """
-    from dynamollm.core.capacity import capacity_table, power_table, single_mix  # noqa: PLC0415 - agents choose, they never build
+    # Agents choose, they never build.
+    import numpy as np  # noqa: PLC0415
+
+    from dynamollm.core.capacity import capacity_table, power_table, single_mix  # noqa: PLC0415
 
     safe_mhz = profile.max_clock_mhz
     mix = single_mix(load)
@@ -56,15 +63,14 @@ def build_ladder(
     tokens = sum(part.rate_per_s * (part.input_tokens + part.output_tokens) for part in load.values()) / rate
     clocks = ladder_clocks(profile)
     degrees = (tensor_parallel,)
-    found = capacity_table(
+    found = known or capacity_table(
         profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks, routers=routers
     )
-    table = found.in_pool(instances)
-    usable = [HEADROOM * float(one) for one in table[0, 0]]
+    usable = [HEADROOM * float(one) for one in found.in_pool(instances).ravel()]
     loads = [usable[-1] * index / _LOADS for index in range(1, _LOADS + 1)]
     if loads[-1] <= 0:
         return Ladder(steps=(), safe_mhz=safe_mhz)
-    wanted = table[..., None] * 0.0 + loads
+    wanted = np.broadcast_to(loads, (1, 1, len(clocks), len(loads)))
     power = power_table(profile, mix, tensor_parallel=degrees, clocks_mhz=clocks, rate_per_s=wanted)[0, 0]
     steps: list[LadderStep] = []
     lowest = 0

@@ -72,6 +72,11 @@ class Capacities:
     """Requests/s; 0.0: not even one request alone keeps the SLO."""
     gain: Floats
 
+    def at(self, index: tuple[int, ...] | int) -> "Capacities":
+        """Return some of them: at one index, or the last along all others."""
+        place = index if isinstance(index, tuple) else (..., index)
+        return Capacities(self.alone_per_s[place], self.gain[place])
+
     def in_pool(self, instances: Floats | int) -> Floats:
         """Return what each of so many instances carries, requests/s."""
         each: Floats = self.alone_per_s * (1 + self.gain * (1 - 1 / np.maximum(instances, 1)))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynamollm.core.capacity import capacity_table, power_table
+from dynamollm.core.capacity import capacities, grid_of, powers_w
 from dynamollm.core.ladder import HEADROOM, ladder_clocks
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
@@ -48,6 +49,7 @@ def size_table(
     tensor_parallel: Sequence[int],
     clock_mhz: int | None = None,
     routers: int = 1,
+    known: Capacities | None = None,
 ) -> SizeTable:
     """Return capacities and watts.
 
@@ -59,40 +61,68 @@ def size_table(
         tensor_parallel: degrees.
         clock_mhz: the only clock that may be used; None: all.
         routers: in front of the pools.
+        known: `capacity_table` at all clocks of a ladder, where somebody has worked it out.
 
     Raises:
         OutOfRangeError: input tokens, a TP degree or the clock are outside the profile.
     """
-    every = ladder_clocks(profile)
+    every = ladder_clocks(profile) if clock_mhz is None else (clock_mhz,)
     places = np.unique(np.round(np.linspace(0, len(every) - 1, _CLOCKS)).astype(int))
-    clocks = tuple(every[place] for place in places) if clock_mhz is None else (clock_mhz,)
-    found = capacity_table(
-        profile, mixes, slo=slo, order=order, tensor_parallel=tensor_parallel, clocks_mhz=clocks, routers=routers
-    )
+    clocks = tuple(every[place] for place in places)
+    stream = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks).stream()
+    shape = mixes.rate_per_s.shape[0], len(tensor_parallel), len(clocks)
+    if known is None:
+        cells = capacities(stream, slo=slo, order=order, routers=routers)
+        found = Capacities(cells.alone_per_s.reshape(shape), cells.gain.reshape(shape))
+    else:
+        found = Capacities(known.alone_per_s[..., places], known.gain[..., places])
     fastest = Capacities(found.alone_per_s[..., -1], found.gain[..., -1])
     rates = mixes.rate_per_s.sum(axis=1)[:, None]
     capacity = fastest.carrying(rates)
-    table = np.minimum(found.in_pool(fastest.fewest(rates)[..., None]), capacity[..., None])
-    at = capacity[..., None, None] * np.array(_LOADS)
-    some = power_table(
-        profile,
-        mixes,
-        tensor_parallel=tensor_parallel,
-        clocks_mhz=clocks,
-        rate_per_s=np.broadcast_to(at, (*table.shape, len(_LOADS))),
-    )
-    idle_w = profile.loaded_idle_w * np.array(tensor_parallel, np.float64)
-    nodes = np.concatenate([np.broadcast_to(idle_w[None, :, None, None], (*table.shape, 1)), some], axis=-1)
+    loads = np.array(_LOADS)[:, None] * np.repeat(capacity, len(clocks))
+    idle_w = np.repeat(profile.loaded_idle_w * np.array(tensor_parallel, np.float64), len(clocks))
+    nodes = np.concatenate([np.tile(idle_w, shape[0])[None], powers_w(stream, loads)])
     steps = np.arange(UTILISATION_STEPS + 1) / UTILISATION_STEPS
-    fine = every if clock_mhz is None else clocks
-    clock_weights = _between(np.array(clocks, np.float64), np.array(fine, np.float64))
-    power = np.swapaxes(np.swapaxes(nodes, -1, -2) @ clock_weights, -1, -2) @ _between(np.array([0.0, *_LOADS]), steps)
-    wanted = capacity[..., None, None] * steps
-    able = HEADROOM * (table @ clock_weights)[..., None] >= wanted
-    able[..., -1, :] = True  # the highest clock is what remains
-    return SizeTable(capacity, np.where(able, power, np.inf).min(axis=-2))
+    # By step first: there are few of them.
+    power = _lines(nodes, np.interp(steps, (0.0, *_LOADS), np.arange(len(nodes)))).reshape(-1, *shape)
+    if len(clocks) == 1:
+        return SizeTable(capacity, np.moveaxis(power[..., 0], 0, -1))
+    table = np.minimum(found.in_pool(fastest.fewest(rates)[..., None]), capacity[..., None])
+    able = HEADROOM * _lines(np.moveaxis(table, -1, 0), np.interp(every, clocks, np.arange(len(clocks))))
+    least = _least(power, able, steps[:, None, None] * capacity, places=places)
+    return SizeTable(capacity, np.ascontiguousarray(np.moveaxis(least, 0, -1)))
 
 
-def _between(nodes: Floats, wanted: Floats) -> Floats:
-    """Return the weights of nodes, [node, wanted], that interpolate linearly."""
-    return np.stack([np.interp(wanted, nodes, row) for row in np.eye(nodes.size)])
+def _least(power: Floats, able: Floats, wanted: Floats, *, places: NDArray[np.int64]) -> Floats:
+    """Return the least watts at the clocks that are able, [step, mix, degree].
+
+    A clock is able where it and all above it carry what is wanted; the highest is what remains. Between the clocks where
+    they were worked out, watts are straight lines: they are least at one of those, or at the lowest that is able.
+
+    Args:
+        power: [step, mix, degree, place] watts.
+        able: [clock, mix, degree] requests/s.
+        wanted: [step, mix, degree] requests/s.
+        places: which of the clocks watts were worked out at.
+    """
+    lowest = np.zeros(wanted.shape, dtype=np.int8)
+    carried = np.full(wanted.shape[1:], np.inf)
+    for carries in able[-2::-1]:
+        carried = np.minimum(carried, carries)
+        lowest += carried < wanted
+    segments = np.maximum(np.searchsorted(places, np.arange(len(able))), 1)
+    shares = (np.arange(len(able)) - places[segments - 1]) / (places[segments] - places[segments - 1])
+    right, share = segments[lowest][..., None], shares[lowest]
+    low, high = (np.take_along_axis(power, side, axis=-1)[..., 0] for side in (right - 1, right))
+    least: Floats = low + share * (high - low)
+    for index, place in enumerate(places):
+        np.minimum(least, power[..., index], out=least, where=place >= lowest)
+    return least
+
+
+def _lines(nodes: Floats, at: Floats) -> Floats:
+    """Return what straight lines between nodes, [node, …], have at places counted in nodes, [place, …]."""
+    left = np.minimum(at.astype(np.int64), len(nodes) - 2)
+    share = (at - left).reshape(-1, *(1,) * (nodes.ndim - 1))
+    lines: Floats = nodes[left] + share * np.diff(nodes, axis=0)[left]
+    return lines

@@ -6,17 +6,27 @@ PerformanceProfile and remembers its answers for as long as one decision takes: 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
-from dynamollm.core.capacity import capacity_table, operating_point, rate_margin, single_mix
+import numpy as np
+
+from dynamollm.core.capacity import capacity_table, power_table, rate_margin, single_mix
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.ladder import build_ladder
+from dynamollm.core.ladder import build_ladder, ladder_clocks
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Ladder, Load, Order, Slo
 from dynamollm.core.sizetable import UTILISATION_STEPS, SizeTable, size_table
 from dynamollm.core.stream import Mixes
 
+_FEW: Final = 16
+"""Mixes that are worked out at all clocks at once: they may be pools, and pools get ladders."""
+
+_DIGITS: Final = 9
+"""Of the shares by which mixes are told apart."""
+
+_NO_RATE: Final = 1e-300
 _ROUNDING: Final = 1e-9
 """Relative error of loads that are compared."""
 
@@ -134,19 +144,20 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clock_mhz=self._clock_mhz,
             routers=self._routers,
+            known=self._remembered(mixes, tensor_parallel) if len(mixes.rate_per_s) <= _FEW else None,
         )
 
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
         """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load."""
         found = self._capacities(load, tensor_parallel)
-        return 0.0 if found is None else float(found.carrying(rate_per_s(load))[0, 0, 0])
+        return 0.0 if found is None else float(found.at(-1).carrying(rate_per_s(load)))
 
     def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
         """Return the clocks of least energy for this mix, in the smallest pool that carries the load."""
-        if self._clock_mhz is not None:
-            return Ladder(steps=(), safe_mhz=self._clock_mhz)
         found = self._capacities(load, tensor_parallel)
-        fewest = 1.0 if found is None else float(found.fewest(rate_per_s(load))[0, 0, 0])
+        if self._clock_mhz is not None or found is None:
+            return Ladder(steps=(), safe_mhz=self.max_clock_mhz)
+        fewest = float(found.at(-1).fewest(rate_per_s(load)))
         instances = int(fewest) if math.isfinite(fewest) else 1
         key = (_mix(load), tensor_parallel, instances)
         if key not in self._ladder:
@@ -158,46 +169,64 @@ class ProfileSizing:
                 order=self._order,
                 instances=instances,
                 routers=self._routers,
+                known=found,
             )
         return self._ladder[key]
 
     def _capacities(self, load: Load, tensor_parallel: int) -> Capacities | None:
-        """Return what instances carry of a mix at the highest clock, alone and in pools; None: nothing is asked for."""
+        """Return what an instance carries of a mix, alone and in pools, at all clocks, [clock]; None: nothing is asked for."""
         mix = single_mix(load)
         if mix is None:
             return None
         key = (_mix(load), tensor_parallel)
         if key not in self._capacity:
-            self._capacity[key] = capacity_table(
-                self._profile,
-                mix,
-                slo=self._slo,
-                order=self._order,
-                tensor_parallel=(tensor_parallel,),
-                clocks_mhz=(self.max_clock_mhz,),
-                routers=self._routers,
-            )
+            self._remembered(mix, sorted({tensor_parallel, *self._profile.tensor_parallel}))
         return self._capacity[key]
+
+    def _remembered(self, mixes: Mixes, tensor_parallel: Sequence[int]) -> Capacities:
+        """Work out what instances carry at all clocks, [mix, TP, clock], and remember it: ladders ask for it next.
+
+        For few mixes all clocks take hardly longer than one. Only the shares count, and only as exactly as they are told
+        apart: so the answer is the same whoever asked first.
+        """
+        total = mixes.rate_per_s.sum(axis=1, keepdims=True)
+        found = capacity_table(
+            self._profile,
+            replace(mixes, rate_per_s=np.round(mixes.rate_per_s / np.maximum(total, _NO_RATE), _DIGITS)),
+            slo=self._slo,
+            order=self._order,
+            tensor_parallel=tensor_parallel,
+            clocks_mhz=ladder_clocks(self._profile) if self._clock_mhz is None else (self._clock_mhz,),
+            routers=self._routers,
+        )
+        for index in range(len(mixes.rate_per_s)):
+            mix = _mix(mixes.load(index))
+            for place, degree in enumerate(tensor_parallel):
+                self._capacity[mix, degree] = found.at((index, place))
+        return found
 
     def power_w(self, *, load: Load, tensor_parallel: int, clock_mhz: int, scale: float) -> float:
         """Watts of one instance, all its GPUs, that receives ``load`` × ``scale``."""
-        return operating_point(
+        mix = single_mix(load)
+        if mix is None or scale <= 0:
+            return self._profile.loaded_idle_w * tensor_parallel
+        watts = power_table(
             self._profile,
-            load=load,
-            slo=self._slo,
-            tensor_parallel=tensor_parallel,
-            clock_mhz=clock_mhz,
-            scale=scale,
-            order=self._order,
-        ).power_w
+            mix,
+            tensor_parallel=(tensor_parallel,),
+            clocks_mhz=(clock_mhz,),
+            rate_per_s=np.full((1, 1, 1), scale * rate_per_s(load)),
+        )
+        return float(watts[0, 0, 0])
 
 
 def _mix(load: Load) -> tuple[object, ...]:
     """Key of a mix: shares and lengths, not the total rate."""
     total = rate_per_s(load)
     return tuple(
-        (request_class, round(part.rate_per_s / total, 9), part.input_tokens, part.output_tokens)
+        (request_class, round(part.rate_per_s / total, _DIGITS), part.input_tokens, part.output_tokens)
         for request_class, part in sorted(load.items())
+        if part.rate_per_s > 0
     )
 
 

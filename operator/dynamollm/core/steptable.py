@@ -4,6 +4,8 @@ The formulae are those of `core.profile` and ``docs/model.md``; ``tests/unit/cor
 """
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -72,6 +74,22 @@ class StepTable:
         )  # fmt: skip
         return line
 
+    def at(self, points: NDArray[np.int64]) -> "StepTable":
+        """Return the table at some of its points, in this order, as often as they are named."""
+        some = copy(self)
+        some.c = {name: values[points] for name, values in self.c.items()}
+        some.gpus, some.one_token_ms = self.gpus[points], self.one_token_ms[points]
+        some.kv_tokens = self.kv_tokens[points]
+        return some
+
+    def decoding(self, context: Floats) -> "DecodeSteps":
+        """Return the decode steps of sequences that hold so many tokens each, [point]."""
+        c = self.c
+        if self.curves:
+            return DecodeSteps(self, c["decode_fixed_ms"], c["decode_sequence_ms"])
+        each = c["token_ms"] + c["host_sequence_ms"] + context * c["context_ms"]
+        return DecodeSteps(self, c["fixed_ms"] + c["host_ms"], each)
+
     def power_w(self, duration_ms: Floats, tokens: Floats, squared: Floats, batch: Floats, context: Floats) -> Floats:
         """Return the watts of each GPU while such a step runs; see `Profile.step`."""
         c = self.c
@@ -83,6 +101,37 @@ class StepTable:
             c["limit_w"], c["static_w"] + c["hbm_w"] * bandwidth + c["volt"] * (mixed + c["clock_w"])
         )
         return watts
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSteps:
+    """Decode steps as a function of the batch alone: what does not depend on it is worked out."""
+
+    table: StepTable
+    fixed_ms: Floats
+    each_ms: Floats
+    """What every sequence adds, beside the smooth maximum or the square."""
+
+    def ms(self, batch: Floats) -> Floats:
+        """Return the time of a step."""
+        c, table = self.table.c, self.table
+        if table.curves:
+            curve: Floats = self.fixed_ms + batch * (self.each_ms + batch * c["decode_square_ms"])
+            return curve
+        both = ((c["compute_ms"] * batch) ** table.exponent + c["memory_power"]) ** table.inverse
+        line: Floats = self.fixed_ms + both + batch * self.each_ms
+        return line
+
+    def with_slope(self, batch: Floats) -> tuple[Floats, Floats]:
+        """Return the time of a step, and its derivative by the batch."""
+        c, table = self.table.c, self.table
+        if table.curves:
+            square = batch * c["decode_square_ms"]
+            return self.fixed_ms + batch * (self.each_ms + square), self.each_ms + 2 * square
+        compute = (c["compute_ms"] * batch) ** table.exponent
+        power = compute + c["memory_power"]
+        both = power**table.inverse
+        return self.fixed_ms + both + batch * self.each_ms, both * compute / (power * batch) + self.each_ms
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,11 @@
 """The state of an instance under a Poisson stream of a class mix, in closed form, for many mixes and points at once.
 
-Everything broadcasts to [mix, point] (a point is a TP degree at a clock) or [mix, point, class]; times are ms. The state
-is the mean batch B, from which all else follows: a decode step takes D(B), prompts add E ms a request to the steps that
-they ride in (or have of their own, on an engine of 2023), so that by Little's law λ = B / (outputs · D + B · E).
+A point is a TP degree at a clock, a cell is a mix at a point, and a member is a class of a cell's mix; times are ms. The
+state is the mean batch B, from which all else follows: a decode step takes D(B), prompts add E ms a request to the steps
+that they ride in (or have of their own, on an engine of 2023), so that by Little's law λ = B / (outputs · D + B · E).
+
+Cells are listed one after the other and everything is an array over them, or over their members: numpy is several times
+slower where it has to repeat what is the same at all points, and a search can go on with the cells that are not done.
 
 ``core.waiting`` has what first tokens wait for, ``core.violation`` how often the SLO is missed, ``core.capacity`` the
 largest rate that keeps it.
@@ -11,14 +14,18 @@ largest rate that keeps it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynamollm.core.classes import Length, RequestClass
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load
 from dynamollm.core.steptable import Floats, step_table
+
+Singles: TypeAlias = NDArray[np.float32]
+Indices: TypeAlias = NDArray[np.int64]
 
 _INPUT_BOUNDS: Final = {Length.SHORT: (1.0, 256.0), Length.MEDIUM: (256.0, 1024.0), Length.LONG: (1024.0, 8192.0)}
 _OUTPUT_BOUNDS: Final = {Length.SHORT: (1.0, 100.0), Length.MEDIUM: (100.0, 350.0), Length.LONG: (350.0, 2048.0)}
@@ -38,7 +45,8 @@ LEAST_CHUNK: Final = 64.0
 _KV_SIGMAS: Final = 2.33
 """Deviations of the batch that the KV cache has to hold: preemption in one moment of a hundred."""
 
-_NEWTON: Final = 6
+_NEWTON: Final = 3
+"""From the chord: leaves the batch within a hundred thousandth, of 1e-9 in nearly all cases."""
 _LEAST_SLOPE: Final = 0.05
 _MOST_SHARE: Final = 1 - 1e-6
 _TINY: Final = 1e-12
@@ -68,7 +76,7 @@ class Mixes:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Instances at one mean batch each; [mix, point]."""
+    """Instances at one mean batch each; [..., cell]."""
 
     batch: Floats
     decode_ms: Floats
@@ -81,17 +89,25 @@ class State:
     """Mean time between two tokens, prompts beside them included."""
 
 
-class Stream:
-    """Mixes on instances at several points.
+class Grid:
+    """Mixes, and points where instances might run: what is known of each before they meet.
 
     Attributes:
         table: step costs.
         chunked: whether prompts ride in steps with decoding, up to the budget; else they have steps of their own.
         shares: [mix, class] of the requests.
-        prompt_tokens: [class, quadrature] lengths that stand for a class's.
-        prompt_ms: [point, class, quadrature] what such prompts add to steps.
+        class_of: [mix's class] the classes that mixes have, those of one mix after those of the mix before.
+        share: [mix's class] of the requests of its mix.
+        counts: [mix] how many classes it has.
+        first: [mix] where they begin.
+        inputs: [mix] mean tokens.
+        outputs: [mix] mean tokens.
+        context: [mix] tokens that a sequence holds on average.
+        prompt_tokens: [quadrature, class] lengths that stand for a class's.
+        more_steps: [quadrature, class] steps that such prompts take beyond the first.
+        prompt_ms: [quadrature, class, point] what such prompts add to steps.
         added: [moment, mix, point] first three moments of that over all requests.
-        class_added: [moment, point, class] the same of one class.
+        class_added: [moment, class, point] the same of one class.
         full_ms: [point] what prompts add to a step that they fill.
         base_ms: [point] what a step of prompts alone takes beside them; 0.0 where they ride with decoding.
     """
@@ -99,115 +115,194 @@ class Stream:
     def __init__(
         self, profile: Profile, mixes: Mixes, *, tensor_parallel: Sequence[int], clocks_mhz: Sequence[int]
     ) -> None:
-        self._profile, self.mixes = profile, mixes
-        self.table = step_table(profile, tuple(tensor_parallel), tuple(clocks_mhz))
+        self.profile, self.mixes = profile, mixes
+        self.table = table = step_table(profile, tuple(tensor_parallel), tuple(clocks_mhz))
         self.chunked = profile.interleaves_prefill
         self.budget = float(profile.max_batched_tokens)
         # A mix of nothing counts as one of everything, and its rate as none.
         rates = np.where(mixes.rate_per_s.sum(axis=1, keepdims=True) > 0, mixes.rate_per_s, 1.0)
         self.shares = rates / rates.sum(axis=1, keepdims=True)
+        mix_of, self.class_of = np.nonzero(self.shares)
+        self.share = self.shares[mix_of, self.class_of]
+        self.counts = np.bincount(mix_of, minlength=rates.shape[0])
+        self.first = np.cumsum(self.counts) - self.counts
         inputs, outputs = mixes.input_tokens, np.maximum(mixes.output_tokens, 1.0)
-        self._outputs = (self.shares @ outputs)[:, None]
-        self.inputs = (self.shares @ inputs)[:, None]
+        self.inputs, self.outputs = self.shares @ inputs, self.shares @ outputs
         # Sequences hold their prompt and on average half of their output, weighted by how long they stay.
-        self.context = (self.shares @ (outputs * (inputs + outputs / 2)))[:, None] / self._outputs
+        self.context = (self.shares @ (outputs * (inputs + outputs / 2))) / self.outputs
         input_cv = _variation(inputs, [_INPUT_BOUNDS[c.input_length] for c in mixes.classes])
         self.output_cv = _variation(outputs, [_OUTPUT_BOUNDS[c.output_length] for c in mixes.classes])
         z, self.weights = np.array(QUADRATURE).T
-        sigma = np.sqrt(np.log(1 + input_cv**2))[:, None]
+        sigma = np.sqrt(np.log(1 + input_cv**2))
         self.prompt_tokens = np.clip(
-            inputs[:, None] * np.exp(sigma * z - sigma**2 / 2), 1.0, float(profile.max_input_tokens)
+            inputs * np.exp(sigma * z[:, None] - sigma**2 / 2), 1.0, float(profile.max_input_tokens)
         )
+        self.more_steps = np.floor(self.prompt_tokens / self.budget) * self.chunked
         most = np.full(1, self.budget)
-        self.full_ms = self.table.prefill_ms(most, most * (0.0 if self.chunked else most)) - self.table.one_token_ms
+        self.full_ms = table.prefill_ms(most, most * (0.0 if self.chunked else most)) - table.one_token_ms
+        self.base_ms = 0.0 * table.one_token_ms if self.chunked else table.one_token_ms
         self.prompt_ms = self._added_ms(self.prompt_tokens)
-        self.class_added = np.stack([(self.prompt_ms**k) @ self.weights for k in (1, 2, 3)])
-        self.added = np.stack([self.shares @ moment.T for moment in self.class_added])
-        self.base_ms = np.zeros(1) if self.chunked else self.table.one_token_ms
+        self.class_added = np.stack([np.tensordot(self.weights, self.prompt_ms**k, 1) for k in (1, 2, 3)])
+        self.added = self.shares @ self.class_added
 
     def _added_ms(self, tokens: Floats) -> Floats:
-        """Return what prompts of these lengths, [class, quadrature], add to the steps that they ride in."""
+        """Return what prompts of these lengths, [quadrature, class], add to the steps that they ride in."""
         table = self.table
         lengths = tokens[..., None]
         if not self.chunked:
-            return np.moveaxis(table.prefill_ms(lengths, lengths * lengths) - table.one_token_ms, -1, 0)
+            return table.prefill_ms(lengths, lengths * lengths) - table.one_token_ms
         whole, rest = np.divmod(lengths, self.budget)
         rest = np.maximum(rest, 1.0)
         added = whole * self.full_ms + table.prefill_ms(rest, 0.0 * rest) - table.one_token_ms
-        return np.moveaxis(added + lengths * lengths * table.c["square_ms"], -1, 0)
+        result: Floats = added + lengths * lengths * table.c["square_ms"]
+        return result
+
+    def stream(self) -> "Stream":
+        """Return all cells, those of one mix after those of the mix before."""
+        mixes, points = self.shares.shape[0], self.table.gpus.size
+        return Stream(self, np.repeat(np.arange(mixes), points), np.tile(np.arange(points), mixes))
+
+
+class Stream:
+    """Some cells of a grid.
+
+    Attributes:
+        mix_of: [cell]
+        point_of: [cell]
+        cell_of: [member]
+        class_of: [member]
+        share: [member] of the requests of its mix.
+        inputs: [cell] mean tokens.
+        added: [moment, cell] first three moments of what prompts add to steps.
+        full_ms: [cell] what prompts add to a step that they fill.
+        base_ms: [cell] what a step of prompts alone takes beside them; 0.0 where they ride with decoding.
+    """
+
+    def __init__(self, grid: Grid, mix_of: Indices, point_of: Indices) -> None:
+        self.grid, self.mix_of, self.point_of = grid, mix_of, point_of
+        counts = grid.counts[mix_of]
+        self.cell_of = np.repeat(np.arange(mix_of.size), counts)
+        self._first = np.cumsum(counts) - counts
+        members = np.arange(self.cell_of.size) + np.repeat(grid.first[mix_of] - self._first, counts)
+        self.class_of, self.share = grid.class_of[members], grid.share[members]
+        self.inputs, self._outputs, self._context = (of[mix_of] for of in (grid.inputs, grid.outputs, grid.context))
+        self.added = grid.added[:, mix_of, point_of]
+        self.full_ms, self.base_ms = grid.full_ms[point_of], grid.base_ms[point_of]
+        self._steps = grid.table.at(point_of)
+        self._decode = self._steps.decoding(self._context)
+
+    # ------------------------------------------------------------------ members
+    def each(self, x: Any) -> Any:
+        """Return for each member what its cell has."""
+        return x.take(self.cell_of)
+
+    def sums(self, x: Floats) -> Floats:
+        """Return the sums over the members of each cell."""
+        sums: Floats = np.add.reduceat(x, self._first)
+        return sums
+
+    def largest(self, x: Floats) -> Floats:
+        """Return the largest of the members of each cell."""
+        largest: Floats = np.maximum.reduceat(x, self._first)
+        return largest
+
+    def of_class_and_point(self, x: Any) -> Any:
+        """Return for each member what its class has at its point, [..., class, point] to [..., member]."""
+        *more, classes, points = x.shape
+        index = self.class_of * points + self.point_of[self.cell_of]
+        return x.reshape(*more, classes * points).take(index, axis=-1)
+
+    @cached_property
+    def prompt_ms(self) -> Singles:
+        """What prompts add to steps, [quadrature, member]."""
+        found: Singles = self.of_class_and_point(self.grid.prompt_ms.astype(np.float32))
+        return found
+
+    @cached_property
+    def more_steps(self) -> Singles:
+        """Steps that prompts take beyond the first, [quadrature, member]."""
+        found: Singles = self.grid.more_steps.astype(np.float32).take(self.class_of, axis=1)
+        return found
 
     # ------------------------------------------------------------------ the state
     @cached_property
     def most(self) -> Floats:
-        """The largest batch, [mix, point]: of the engine's sequences, and of what the KV cache holds."""
-        held = self.table.kv_tokens / self.context - 1
+        """The largest batch: of the engine's sequences, and of what the KV cache holds, [cell]."""
+        held = self._steps.kv_tokens / self._context - 1
         # (√B)² + σ·√B = held
         root = (-_KV_SIGMAS + np.sqrt(_KV_SIGMAS**2 + 4 * np.maximum(held, 0.0))) / 2
         # A step has to leave room for prompts beside the sequences that decode.
-        sequences = min(float(self._profile.max_sequences), max(1.0, self.budget - LEAST_CHUNK))
+        sequences = min(float(self.grid.profile.max_sequences), max(1.0, self.grid.budget - LEAST_CHUNK))
         most: Floats = np.minimum(root**2, sequences)
         return most
 
+    @cached_property
+    def alone_ms(self) -> Floats:
+        """A decode step of one sequence of the mix, [cell]."""
+        return self.decode_ms(np.ones(self.mix_of.size))
+
+    @cached_property
+    def _busy_ms(self) -> Floats:
+        """What prompts take of time, by request."""
+        busy: Floats = self.added[0] + self.base_ms
+        return busy
+
     def at_batch(self, batch: Floats) -> State:
-        """Return the state at a mean batch, [mix, point]."""
+        """Return the state at a mean batch, [..., cell]."""
         decode_ms = self.decode_ms(1 + batch)
-        added = self.added[0] + self.base_ms
-        per_ms = batch / (self._outputs * decode_ms + batch * added)
-        share = np.minimum(per_ms * added, _MOST_SHARE)
+        per_ms = batch / (self._outputs * decode_ms + batch * self._busy_ms)
+        share = np.minimum(per_ms * self._busy_ms, _MOST_SHARE)
         return State(batch, decode_ms, per_ms, share, decode_ms / (1 - share))
 
     def at_rate(self, per_ms: Floats) -> State:
-        """Return the state at a rate, requests/ms, [mix, point]; that of the largest batch where there is none."""
-        added = self.added[0] + self.base_ms
-        free = np.maximum(1 - per_ms * added, _TINY)
-        asked = per_ms * self._outputs / free
-        batch = np.minimum(asked * self.decode_ms(np.ones_like(asked)), self.most)
+        """Return the state at a rate, requests/ms, [..., cell]; that of the largest batch where there is none."""
+        asked = per_ms * self._outputs / np.maximum(1 - per_ms * self._busy_ms, _TINY)
+        # Along the chord of decode times between no batch and the largest: a step is nearly linear in its batch.
+        most = self.most
+        rise = (self.decode_ms(1 + most) - self.alone_ms) / np.maximum(most, _TINY)
+        batch = np.minimum(asked * self.alone_ms / np.maximum(1 - asked * rise, _TINY), most)
         for _ in range(_NEWTON):
-            now, more = self.decode_ms(1 + batch), self.decode_ms(2 + batch)
+            now, more = self._decode.with_slope(1 + batch)
             # Newton on B - asked · D(1 + B); where the slope is 1 there is no state.
-            slope = np.maximum(1 - asked * (more - now), _LEAST_SLOPE)
-            batch = np.clip(batch + (asked * now - batch) / slope, 0.0, self.most)
+            slope = np.maximum(1 - asked * more, _LEAST_SLOPE)
+            batch = np.clip(batch + (asked * now - batch) / slope, 0.0, most)
         decode_ms = self.decode_ms(1 + batch)
-        share = np.minimum(per_ms * added, _MOST_SHARE)
-        return State(batch, decode_ms, per_ms + 0.0 * batch, share, decode_ms / (1 - share))
+        share = np.minimum(per_ms * self._busy_ms, _MOST_SHARE)
+        return State(batch, decode_ms, per_ms, share, decode_ms / (1 - share))
 
     def decode_ms(self, batch: Floats) -> Floats:
-        """Return the time of a decode step of so many sequences of the mix, [mix, point]."""
-        return self.table.decode_ms(batch, batch * self.context)
+        """Return the time of a decode step of so many sequences of the mix, [..., cell]."""
+        return self._decode.ms(batch)
 
     def step_base_ms(self, s: State) -> Floats:
-        """Return what a step with prompts takes beside them, [mix, point]."""
-        return s.decode_ms if self.chunked else self.base_ms + 0.0 * s.decode_ms
-
-    def prompt_steps(self) -> Floats:
-        """Return how many steps prompts take, [class, quadrature]."""
-        steps: Floats = 1 + np.floor(self.prompt_tokens / self.budget) if self.chunked else 1 + 0 * self.prompt_tokens
-        return steps
+        """Return what a step with prompts takes beside them, [..., cell]."""
+        return s.decode_ms if self.grid.chunked else self.base_ms
 
     # ------------------------------------------------------------------ power
     def busy(self, s: State) -> Floats:
-        """Return the share of time with any request inside, [mix, point]."""
+        """Return the share of time with any request inside, [..., cell]."""
         busy: Floats = 1 - np.exp(-s.batch - s.prompt_share)
         return busy
 
     def power_w(self, s: State) -> Floats:
-        """Return the mean watts of all GPUs of an instance, [mix, point]."""
+        """Return the mean watts of all GPUs of an instance, [..., cell]."""
+        steps, nothing = self._steps, np.zeros(1)
         busy = self.busy(s)
+        # While any request is inside.
         batch = np.maximum(1.0, s.batch / np.maximum(busy, _TINY))
+        context, decode_ms = batch * self._context, self.decode_ms(batch)
+        decode_w = steps.power_w(decode_ms, nothing, nothing, batch, context)
+        tokens = np.minimum(self.inputs, self.grid.budget)
+        some, squared = np.maximum(tokens, 1.0), tokens * tokens
+        prompt_ms = steps.prefill_ms(some, some * some)
+        if self.grid.chunked:
+            beside_ms = decode_ms + prompt_ms - steps.one_token_ms
+            prefill_w = steps.power_w(beside_ms, tokens, squared, batch, context)
+        else:
+            prefill_w = steps.power_w(prompt_ms, tokens, squared, nothing, nothing)
         prefill = np.minimum(busy, s.prompt_share)
-        tokens = np.minimum(self.inputs, self.budget) + 0.0 * batch
-        decode_w = self._step_w(0.0 * batch, batch)
-        prefill_w = self._step_w(tokens, batch if self.chunked else 0.0 * batch)
-        watts = prefill * prefill_w + (busy - prefill) * decode_w + (1 - busy) * self._profile.loaded_idle_w
-        return watts * self.table.gpus
-
-    def _step_w(self, tokens: Floats, batch: Floats) -> Floats:
-        table, context = self.table, batch * self.context
-        some = np.maximum(tokens, 1.0)
-        prompt = np.where(tokens > 0, table.prefill_ms(some, some * some), 0.0)
-        decode = table.decode_ms(np.maximum(batch, 1.0), context)
-        both = np.where(batch > 0, decode + np.where(tokens > 0, prompt - table.one_token_ms, 0.0), prompt)
-        return table.power_w(both, tokens, tokens * tokens, batch, context)
+        watts = prefill * prefill_w + (busy - prefill) * decode_w + (1 - busy) * self.grid.profile.loaded_idle_w
+        return watts * steps.gpus
 
 
 def _variation(means: Floats, bounds: Sequence[tuple[float, float]]) -> Floats:

@@ -2,25 +2,22 @@
 
 Each time is a certain part (a prompt's own steps, at five lengths that stand for its class's) plus a wait by mean and
 variance, taken as gamma-distributed: the cube root of a gamma variable is nearly normal (Wilson and Hilferty, 1931), and
-the normal tail is taken as 1 / (1 + exp(1.5976 z + 0.07056 z³)) (error below 2e-4), in single precision: this is the inner
-loop of planning.
+the normal tail is taken as 1 / (1 + exp(1.5976 z + 0.07056 z³)) (error below 2e-4), in single precision and in place: this
+is the inner loop of planning.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import cached_property
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Slo, SloRule
 from dynamollm.core.steptable import Floats, step_table
-from dynamollm.core.stream import State, Stream
-from dynamollm.core.waiting import Waits, waits
-
-Singles: TypeAlias = NDArray[np.float32]
+from dynamollm.core.stream import QUADRATURE, Grid, Indices, Singles, State, Stream
+from dynamollm.core.waiting import Waits, ahead, waits
 
 ALONE_FACTOR: Final = 5.0
 """SloRule.FIVE_TIMES_ALONE: the end-to-end latency may be so many times that of the request alone."""
@@ -31,13 +28,24 @@ _OUTPUT_POINTS: Final = (-1.0, 1.0)
 _HALVINGS: Final = 16
 """Of a bracket around a percentile: an error below 0.02 %."""
 
-_TINY: Final = np.float32(1e-9)
+_MOST_DEVIATIONS: Final = 6.0
+"""Beyond them a normal variable is taken to be never or always."""
+
+_BLOCK: Final = 32_768
+"""Numbers that are worked on at a time: with what they need they stay in a core's own cache."""
+
+_TINY, _THIRD = np.float32(1e-9), np.float32(1 / 3)
+_NINE = np.float32(9)
 _HALF, _TWELFTH = np.float32(1 / 2), np.float32(1 / 12)
+_NOTHING, _ENDLESS = np.float32(0.0), np.float32(np.inf)
+_SCALE = np.float32(0.07056 ** (1 / 3))
+_LINEAR, _FARTHEST = np.float32(1.5976) / _SCALE, np.float32(_MOST_DEVIATIONS) * _SCALE
+"""So that the cubic of the normal tail is y³ + linear · y."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """An SLO over the classes of a stream, and the order in which they are served."""
+    """An SLO by class, and the order in which they are served."""
 
     slo: Slo
     order: Order
@@ -46,7 +54,7 @@ class Limits:
     tbt_ms: Floats
     """[class]"""
     alone_ms: Floats | None
-    """End-to-end latency alone of [class, quadrature, output]; None: another rule."""
+    """End-to-end latency alone of [output, quadrature, class]; None: another rule."""
 
     @property
     def allowed(self) -> float:
@@ -54,202 +62,295 @@ class Limits:
         return 1 - self.slo.percentile / 100
 
 
-def limits_of(profile: Profile, stream: Stream, slo: Slo, order: Order) -> Limits:
-    """Return the limits by class."""
-    classes = stream.mixes.classes
-    alone = None
-    if slo.rule is SloRule.FIVE_TIMES_ALONE:
-        alone = _alone_ms(profile, stream)
-    return Limits(
-        slo,
-        order,
-        np.array([slo.ttft_ms[c] for c in classes], np.float64),
-        np.array([slo.tbt_ms[c] for c in classes], np.float64),
-        alone,
-    )
+def limits_of(grid: Grid, slo: Slo, order: Order) -> Limits:
+    """Return the limits of the classes of a grid."""
+    classes = grid.mixes.classes
+    ttft_ms, tbt_ms = (np.array([limits[c] for c in classes], np.float64) for limits in (slo.ttft_ms, slo.tbt_ms))
+    return Limits(slo, order, ttft_ms, tbt_ms, _alone_ms(grid) if slo.rule is SloRule.FIVE_TIMES_ALONE else None)
 
 
-def missed(stream: Stream, s: State, limits: Limits) -> Floats:
-    """Return the share that misses the SLO, [mix, point]: of requests, or by PER_CLASS_PERCENTILE of the worst class."""
-    found = waits(stream, s, limits.ttft_ms, limits.order)
-    shares = stream.shares[:, None, :]
-    if limits.slo.rule is SloRule.PER_REQUEST:
-        kept = (1 - late(stream, s, found, limits.ttft_ms)) * (1 - slow(stream, s, limits.tbt_ms))
-        weighed: Floats = ((1 - kept) * shares).sum(axis=-1)
+class Misses:
+    """How often cells miss an SLO."""
+
+    def __init__(self, stream: Stream, limits: Limits) -> None:
+        self.stream, self.limits = stream, limits
+        self._ahead = ahead(stream, limits.ttft_ms, limits.order)
+        self._rows = self._ahead.group[stream.class_of] * stream.mix_of.size + stream.cell_of
+        self._scratch = np.empty((5, _most_rows(stream), stream.cell_of.size), np.float32)
+        """Room for the inner loop: fresh memory takes longer than what is done in it."""
+
+    def missed(self, s: State) -> Floats:
+        """Return the share that misses the SLO, [cell]: of requests, or by PER_CLASS_PERCENTILE of the worst class."""
+        stream, limits = self.stream, self.limits
+        if limits.slo.rule is SloRule.FIVE_TIMES_ALONE:
+            return stream.sums(stream.share * self._beyond_alone(s))
+        late = self.late(s, waits(stream, s, self._ahead), self._ttft_ms)
+        if limits.slo.rule is SloRule.PER_CLASS_PERCENTILE:
+            return stream.largest(np.maximum(late, self._long_gaps(s)))
+        kept = (1 - late) * (1 - self.slow(s, self._tbt_root))
+        return stream.sums((1 - kept) * stream.share)
+
+    # -------------------------------------------------------------- first tokens
+    @cached_property
+    def _ttft_ms(self) -> Singles:
+        limits: Singles = self.limits.ttft_ms.astype(np.float32)[self.stream.class_of]
+        return limits
+
+    def late(self, s: State, found: Waits, limits_ms: Singles) -> Singles:
+        """Return the probability that a first token comes after a limit, [member]."""
+        return self._over(s, _Cases(found, self._rows, self.stream.cell_of), limits_ms)
+
+    def _over(self, s: State, cases: "_Cases", limits_ms: Singles, alone_ms: Singles | None = None) -> Singles:
+        """Return P(steps of the prompt + wait > limit), [member].
+
+        Args:
+            s: the state.
+            cases: of waits.
+            limits_ms: [member]
+            alone_ms: [quadrature, member] what the limit is more by.
+        """
+        stream, weights = self.stream, self.stream.grid.weights.astype(np.float32)
+        base = stream.each(stream.step_base_ms(s).astype(np.float32))
+        left_ms, weighed = limits_ms - base, np.zeros(base.size, np.float32)
+        for lengths in self._blocks:
+            slack, *rooms = self._scratch[:, : lengths.stop - lengths.start]
+            np.subtract(left_ms, stream.prompt_ms[lengths], out=slack)
+            if stream.grid.more_steps[lengths].any():
+                slack -= np.multiply(stream.more_steps[lengths], base, out=rooms[0])
+            if alone_ms is not None:
+                slack += alone_ms[lengths]
+            for weight, above in zip(weights[lengths], cases.over(slack, rooms), strict=True):
+                weighed += np.multiply(above, weight, out=above)
         return weighed
-    if limits.slo.rule is SloRule.PER_CLASS_PERCENTILE:
-        worst = np.maximum(late(stream, s, found, limits.ttft_ms), long_gaps(stream, s, limits.tbt_ms))
-        largest: Floats = np.where(shares > 0, worst, 0.0).max(axis=-1)
-        return largest
-    return _beyond_alone(stream, s, found, limits)
+
+    @cached_property
+    def _blocks(self) -> tuple[slice, ...]:
+        """The lengths of prompts that are worked on at a time."""
+        rows, count = self._scratch.shape[1], self.stream.grid.weights.size
+        return tuple(slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+    # -------------------------------------------------------------- the tokens after it
+    @cached_property
+    def _per_gap(self) -> Singles:
+        """One over the gaps between the tokens of a mean answer, of which there is one at least, [member]."""
+        gaps = np.maximum(1.0, self.stream.grid.mixes.output_tokens - 1)
+        per_gap: Singles = (1 / gaps).astype(np.float32)[self.stream.class_of]
+        return per_gap
+
+    @cached_property
+    def _tbt_root(self) -> Singles:
+        return self._beyond_least(self.limits.tbt_ms[self.stream.class_of])
+
+    def _beyond_least(self, limits_ms: Floats) -> Singles:
+        """Return the cube roots of what limits of the mean TBT leave above that of a request alone, [member]."""
+        left = (limits_ms - self.stream.each(self.stream.alone_ms)).astype(np.float32)
+        return _cube_root(np.maximum(left, _TINY))
+
+    @cached_property
+    def _stall(self) -> Floats:
+        """Second moment of what prompts hold up tokens by, [cell]."""
+        base, added = self.stream.base_ms, self.stream.added
+        stall: Floats = added[1] + 2 * added[0] * base + base * base
+        return stall
+
+    def _token_tail(self, s: State) -> tuple[Singles, Singles, Singles]:
+        """Return what tokens take beyond those of a request alone: the mean, and the parts of its variance, [member].
+
+        The mean TBT over n gaps varies by the first of them / n, and by the second.
+        """
+        spread = (self.stream.decode_ms(2 + s.batch) - s.decode_ms) / (1 - s.prompt_share)
+        mean, prompts = s.token_ms - self.stream.alone_ms, s.per_ms * s.token_ms * self._stall
+        moments = mean, prompts, spread * spread * s.batch
+        mean, prompts, steady = (self.stream.each(moment.astype(np.float32)) for moment in moments)
+        return mean, prompts, steady
+
+    def slow(self, s: State, root: Singles) -> Singles:
+        """Return the probability that a request's mean TBT is above a limit, given as its ``_beyond_least``, [member]."""
+        mean, prompts, steady = self._token_tail(s)
+        above, room = np.empty_like(root), np.empty_like(root)
+        return _tail(root, *_normal(mean, prompts * self._per_gap + steady), out=above, room=room)
+
+    def _long_gaps(self, s: State) -> Floats:
+        """Return the share of all gaps between tokens that are above the limit, [member].
+
+        A gap is long where a prompt beside it fills the slack (in as many full steps as it takes, where those are long), or
+        the batch alone does.
+        """
+        limits_ms = self.limits.tbt_ms[self.stream.class_of]
+        found = np.zeros(limits_ms.size)
+        for limit in np.unique(limits_ms):
+            found = np.where(limits_ms == limit, self.stream.each(self._gaps_above(s, float(limit))), found)
+        return found
+
+    def _gaps_above(self, s: State, limit_ms: float) -> Floats:
+        stream, chunked = self.stream, self.stream.grid.chunked
+        slack = limit_ms - s.decode_ms
+        spread = (stream.decode_ms(2 + s.batch) - s.decode_ms) * np.sqrt(s.batch)
+        alone = _above(slack / np.maximum(spread, _TINY))
+        room = np.maximum(slack - stream.base_ms, 1e-9) / (1 + np.minimum(s.prompt_share, 0.5))
+        # Log-normal by two moments.
+        e1, e2 = stream.of_class_and_point(stream.grid.class_added[:2])
+        sigma = np.sqrt(np.log(np.maximum(e2 / e1**2, 1 + 1e-6)))
+        longer = _above((stream.each(np.log(room)) + sigma**2 / 2 - np.log(e1)) / sigma)
+        if chunked:
+            several = np.maximum(e1 / stream.each(stream.full_ms), 1.0)
+            longer = np.where(stream.each(slack < stream.full_ms), longer * several, 0.0)
+        hit = 1 - np.exp(-s.per_ms * (s.token_ms if chunked else s.decode_ms) * stream.sums(stream.share * longer))
+        above: Floats = np.minimum(1.0, alone + hit)
+        return above
+
+    # -------------------------------------------------------------- five times alone
+    def _beyond_alone(self, s: State) -> Singles:
+        """Return the probability that the end-to-end latency is above its limit, [member]."""
+        stream, alone_ms = self.stream, self.limits.alone_ms
+        if alone_ms is None:
+            raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
+        decode, waited = (stream.each(one.astype(np.float32)) for one in (s.decode_ms, s.token_ms - s.decode_ms))
+        _, prompts, steady = self._token_tail(s)
+        found = waits(stream, s, self._ahead)
+        total = np.zeros(decode.size, np.float32)
+        for alone, gaps in zip(alone_ms, _gaps(stream.grid), strict=True):
+            some = gaps.astype(np.float32)[stream.class_of]
+            # What prompts beside them add to tokens comes in lumps.
+            lumps = some * waited, some * some * (prompts / np.maximum(some, 1.0) + steady)
+            limits = (ALONE_FACTOR * alone).astype(np.float32)[:, stream.class_of]
+            total += self._over(s, _Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
+        return total * np.float32(1 / len(_OUTPUT_POINTS))
+
+    # -------------------------------------------------------------- percentiles
+    def ttft_quantile_ms(self, s: State, above: float) -> Floats:
+        """Return the TTFT that this share of a class's requests is above, [member]."""
+        stream, found = self.stream, waits(self.stream, s, self._ahead)
+        scale = stream.each(stream.step_base_ms(s)) + stream.of_class_and_point(stream.grid.class_added[0])
+        return _solved(lambda limit: self.late(s, found, limit.astype(np.float32)), scale, above)
+
+    def tbt_quantile_ms(self, s: State, above: float) -> Floats:
+        """Return the mean TBT that this share of a class's requests is above, [member]."""
+        return _solved(lambda limit: self.slow(s, self._beyond_least(limit)), self.stream.each(s.token_ms), above)
 
 
-# ------------------------------------------------------------------ first tokens
-def late(stream: Stream, s: State, found: Waits, limits_ms: Floats) -> Singles:
-    """Return the probability that a first token comes after a limit, [mix, point, class].
+def _most_rows(stream: Stream) -> int:
+    """Return how many lengths of prompts are worked on at a time."""
+    return max(1, min(_BLOCK // stream.cell_of.size, len(QUADRATURE)))
 
-    Args:
-        stream: the mixes.
-        s: their state.
-        found: what first tokens wait for.
-        limits_ms: [class], or [mix, point, class].
-    """
-    base = stream.step_base_ms(s)[..., None, None].astype(np.float32)
-    steps, prompt_ms = (array.astype(np.float32) for array in (stream.prompt_steps(), stream.prompt_ms))
-    slack = limits_ms.astype(np.float32)[..., None] - prompt_ms - steps * base
-    above: Singles = _over_cases(found, slack, None, None) @ stream.weights.astype(np.float32)
+
+class _Cases:
+    """The cases of a wait, as members meet them: [member]."""
+
+    def __init__(
+        self, found: Waits, rows: Indices, cells: Indices, more: tuple[Singles, Singles] | None = None
+    ) -> None:
+        """Take ``more`` (mean and variance) on top of each wait; None: nothing, for sure.
+
+        Args:
+            found: waits by group and cell.
+            rows: of each member, its group and cell as one.
+            cells: of each member.
+            more: [member]
+        """
+        waits = [(found.queued, found.queued_mean, found.queued_variance)]
+        quiet = 1 - found.queued
+        if found.later is not None:
+            waits.append((found.later, found.later_mean, found.later_variance))
+            quiet = quiet - found.later
+
+        def each(x: Singles) -> Singles:
+            picked: Singles = x.ravel().take(rows if x.ndim > 1 else cells)
+            return picked
+
+        self._queued: list[tuple[Singles, Singles, Singles]] = []
+        """Probability, and what makes a normal deviation."""
+        for case in waits:
+            probability, mean, variance = (one.astype(np.float32) for one in case)
+            if more is None:
+                factor, offset = (each(one) for one in _normal(mean, variance))
+            else:
+                factor, offset = _normal(each(mean) + more[0], each(variance) + more[1])
+            self._queued.append((each(probability), factor, offset))
+        step: Singles = each(found.quiet_ms.astype(np.float32)) + _TINY
+        square: Singles = step * step
+        self._quiet = each(quiet.astype(np.float32))
+        self._per_step = self._quiet / step
+        self._normal = None if more is None else _normal(more[0] + step * _HALF, more[1] + square * _TWELFTH)
+        """Where nothing else varies, the wait for the step under way is uniform."""
+
+    def over(self, slack: Singles, rooms: Sequence[Singles]) -> Singles:
+        """Return P(wait > slack), [length, member], in one of the rooms."""
+        root, total, above, room = rooms
+        np.clip(slack, _TINY, _ENDLESS, out=slack)  # np.maximum takes twice as long
+        _cube_root(slack, out=root)
+        if self._normal is None:
+            np.multiply(slack, self._per_step, out=total)
+            np.subtract(self._quiet, total, out=total)
+            np.clip(total, _NOTHING, _ENDLESS, out=total)
+        else:
+            _tail(root, *self._normal, probability=self._quiet, out=total, room=room)
+        for probability, factor, offset in self._queued:
+            total += _tail(root, factor, offset, probability=probability, out=above, room=room)
+        return total
+
+
+def _cube_root(x: Singles, out: Singles | None = None) -> Singles:
+    root: Singles = np.log(x, out=out)
+    root *= _THIRD
+    return np.exp(root, out=root)
+
+
+def _normal(mean: Singles, variance: Singles) -> tuple[Singles, Singles]:
+    """Return factor and offset that make a normal deviation (× ``_SCALE``) of the cube root of a gamma-distributed time."""
+    mean = np.maximum(mean, _TINY)
+    variance = np.maximum(variance, _TINY)
+    ninth: Singles = variance / (mean * mean * _NINE)
+    per_deviation: Singles = np.sqrt(ninth)
+    np.divide(_SCALE, per_deviation, out=per_deviation)
+    offset: Singles = per_deviation - ninth * per_deviation
+    return per_deviation / _cube_root(mean), offset
+
+
+def _tail(
+    root: Singles, factor: Singles, offset: Singles, *, probability: Singles | float = 1.0, out: Singles, room: Singles
+) -> Singles:
+    """Return, in ``out``, a probability times that to be above ``root``³."""
+    np.multiply(root, factor, out=out)
+    out -= offset
+    np.clip(out, -_FARTHEST, _FARTHEST, out=out)
+    np.multiply(out, out, out=room)
+    room += _LINEAR
+    out *= room
+    np.exp(out, out=out)
+    out += 1
+    return np.divide(probability, out, out=out)
+
+
+def _above(deviations: Floats) -> Floats:
+    """Return the probability that a normal variable is so many deviations above its mean."""
+    z = np.clip(deviations, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    above: Floats = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
     return above
 
 
-def _over_cases(found: Waits, slack: Singles, mean: Singles | None, variance: Singles | None) -> Singles:
-    """Return P(wait + extra > slack) over the cases, for slacks of [mix, point, class, any]; extra by mean and variance."""
-    group = np.array(found.group)
-    log_slack = np.log(np.maximum(slack, _TINY))
-
-    def of(array: Floats) -> Singles:
-        picked: Singles = (array[..., group] if array.shape[-1] > 1 else array)[..., None].astype(np.float32)
-        return picked
-
-    def case(case_mean: Floats, case_variance: Floats) -> Singles:
-        m, v = of(case_mean), of(case_variance)
-        return beyond(log_slack, m if mean is None else m + mean, v if variance is None else v + variance)
-
-    queued = of(found.queued)
-    quiet = 1 - queued
-    total = queued * case(found.queued_mean, found.queued_variance)
-    if found.later is not None:
-        later = of(found.later)
-        quiet = quiet - later
-        total += later * case(found.later_mean, found.later_variance)
-    step: Singles = found.quiet_ms[..., None, None].astype(np.float32) + _TINY
-    if mean is None or variance is None:
-        total += quiet * np.clip(1 - slack / step, 0.0, 1.0)
-    else:
-        total += quiet * beyond(log_slack, mean + step * _HALF, variance + step * step * _TWELFTH)
-    return total
-
-
-def beyond(log_slack: Singles, mean: Singles, variance: Singles) -> Singles:
-    """Return the probability that a gamma-distributed time of this mean and variance is above exp(log_slack)."""
-    mean, variance = np.maximum(mean, _TINY), np.maximum(variance, _TINY)
-    ninth = variance / (9 * mean * mean)
-    root = np.sqrt(ninth)
-    z = np.exp((log_slack - np.log(mean)) * np.float32(1 / 3))
-    z -= 1 - ninth
-    z /= root
-    np.clip(z, -6.0, 6.0, out=z)
-    z *= np.float32(1.5976) + np.float32(0.07056) * z * z
-    np.exp(z, out=z)
-    z += 1
-    above: Singles = np.reciprocal(z, out=z)
-    return above
-
-
-# ------------------------------------------------------------------ the tokens after it
-def token_tail(stream: Stream, s: State, gaps: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the certain part, mean beyond it and variance of the mean TBT over gaps of [class]; [mix, point, class]."""
-    least = stream.decode_ms(np.ones_like(s.batch))
-    base = stream.base_ms
-    stall = stream.added[1] + 2 * stream.added[0] * base + base**2
-    prompts = (s.per_ms * s.token_ms * stall)[..., None] / gaps
-    spread = stream.decode_ms(2 + s.batch) - s.decode_ms
-    steady = (spread / (1 - s.prompt_share)) ** 2 * s.batch
-    return least[..., None], (s.token_ms - least)[..., None], prompts + steady[..., None]
-
-
-def slow(stream: Stream, s: State, limits_ms: Floats) -> Singles:
-    """Return the probability that a request's mean TBT is above a limit, [mix, point, class]."""
-    certain, mean, variance = token_tail(stream, s, np.maximum(1.0, stream.mixes.output_tokens - 1))
-    slack = np.log(np.maximum(limits_ms - certain, 1e-9)).astype(np.float32)
-    return beyond(slack, mean.astype(np.float32), variance.astype(np.float32))
-
-
-def long_gaps(stream: Stream, s: State, limits_ms: Floats) -> Floats:
-    """Return the share of all gaps between tokens that are above a limit, [mix, point, class].
-
-    A gap is long where a prompt beside it fills the slack (in as many full steps as it takes, where those are long), or
-    the batch alone does.
-    """
-    distinct, which = np.unique(limits_ms, return_inverse=True)
-    columns = [_long_gaps(stream, s, float(limit)) for limit in distinct]
-    return np.stack(columns, axis=-1)[..., which]
-
-
-def _long_gaps(stream: Stream, s: State, limit_ms: float) -> Floats:
-    slack = limit_ms - s.decode_ms
-    spread = (stream.decode_ms(2 + s.batch) - s.decode_ms) * np.sqrt(s.batch)
-    z = np.clip(slack / np.maximum(spread, _TINY), -6.0, 6.0)
-    alone = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
-    room = np.maximum(slack - stream.base_ms, 1e-9) / (1 + np.minimum(s.prompt_share, 0.5))
-    e1, e2, _ = stream.class_added  # [point, class], log-normal by two moments
-    sigma = np.sqrt(np.log(np.maximum(e2 / e1**2, 1 + 1e-6)))
-    z = np.clip((np.log(room)[..., None] - np.log(e1) + sigma**2 / 2) / sigma, -6.0, 6.0)
-    longer = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
-    if stream.chunked:
-        several = np.maximum(e1 / stream.full_ms[:, None], 1.0)
-        longer = np.where((slack < stream.full_ms)[..., None], longer * several, 0.0)
-    share = (stream.shares[:, None, :] * longer).sum(axis=-1)
-    hit = 1 - np.exp(-s.per_ms * (s.token_ms if stream.chunked else s.decode_ms) * share)
-    gaps: Floats = np.minimum(1.0, alone + hit)
-    return gaps
-
-
-# ------------------------------------------------------------------ five times alone
-def _alone_ms(profile: Profile, stream: Stream) -> Floats:
+def _alone_ms(grid: Grid) -> Floats:
     """Return the end-to-end latency of requests alone at the largest TP degree and the highest clock."""
+    profile = grid.profile
     table = step_table(profile, (max(profile.tensor_parallel),), (profile.max_clock_mhz,))
-    inputs, gaps = stream.prompt_tokens[..., None], _gaps(stream)[:, None, :]
+    inputs, gaps = grid.prompt_tokens, _gaps(grid)[:, None, :]
     decode = table.decode_ms(np.ones_like(inputs), inputs + gaps / 2)
-    if not stream.chunked:
+    if not grid.chunked:
         whole: Floats = table.prefill_ms(inputs, inputs * inputs) + gaps * decode
         return whole
-    chunks, rest = np.divmod(inputs, stream.budget)
-    full, part = np.full_like(inputs, stream.budget), np.maximum(rest, 1.0)
+    chunks, rest = np.divmod(inputs, grid.budget)
+    full, part = np.full_like(inputs, grid.budget), np.maximum(rest, 1.0)
     prompt = chunks * table.prefill_ms(full, 0.0 * full) + np.where(rest > 0, table.prefill_ms(part, 0.0 * part), 0.0)
     latency: Floats = prompt + inputs * inputs * table.c["square_ms"] + gaps * decode
     return latency
 
 
-def _gaps(stream: Stream) -> Floats:
-    """Return the gaps between the tokens of answers that stand for a class's, [class, output]."""
-    sigma = np.sqrt(np.log(1 + stream.output_cv**2))[:, None]
-    outputs = stream.mixes.output_tokens[:, None] * np.exp(sigma * np.array(_OUTPUT_POINTS) - sigma**2 / 2)
+def _gaps(grid: Grid) -> Floats:
+    """Return the gaps between the tokens of answers that stand for a class's, [output, class]."""
+    sigma = np.sqrt(np.log(1 + grid.output_cv**2))
+    outputs = grid.mixes.output_tokens * np.exp(sigma * np.array(_OUTPUT_POINTS)[:, None] - sigma**2 / 2)
     gaps: Floats = np.maximum(outputs - 1, 0.0)
     return gaps
-
-
-def _beyond_alone(stream: Stream, s: State, found: Waits, limits: Limits) -> Floats:
-    alone, gaps = limits.alone_ms, _gaps(stream)
-    if alone is None:
-        raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
-    base = stream.step_base_ms(s)[..., None, None]
-    steps, weights = stream.prompt_steps(), stream.weights.astype(np.float32)
-    total = np.zeros((*s.batch.shape, gaps.shape[0]), np.float32)
-    for output in range(gaps.shape[1]):
-        some = gaps[:, output]
-        _, _, variance = token_tail(stream, s, np.maximum(some, 1.0))
-        slack = ALONE_FACTOR * alone[..., output] - (some * s.decode_ms[..., None])[..., None]
-        slack = slack - steps * base - stream.prompt_ms
-        # What prompts beside them add to tokens comes in lumps.
-        lumps = (some * (s.token_ms - s.decode_ms)[..., None])[..., None].astype(np.float32)
-        noise = (some**2 * variance)[..., None].astype(np.float32)
-        total += _over_cases(found, slack.astype(np.float32), lumps, noise) @ weights / gaps.shape[1]
-    weighed: Floats = (stream.shares[:, None, :] * total).sum(axis=-1)
-    return weighed
-
-
-# ------------------------------------------------------------------ percentiles
-def ttft_quantile_ms(stream: Stream, s: State, limits: Limits, above: float) -> Floats:
-    """Return the TTFT that this share of a class's requests is above, [mix, point, class]."""
-    found = waits(stream, s, limits.ttft_ms, limits.order)
-    scale = stream.step_base_ms(s)[..., None] + (stream.prompt_ms @ stream.weights)
-    return _solved(lambda limit: late(stream, s, found, limit), scale, above)
-
-
-def tbt_quantile_ms(stream: Stream, s: State, above: float) -> Floats:
-    """Return the mean TBT that this share of a class's requests is above, [mix, point, class]."""
-    scale = s.token_ms[..., None] + np.zeros(stream.mixes.output_tokens.size)
-    return _solved(lambda limit: slow(stream, s, limit), scale, above)
 
 
 def _solved(exceeds: Callable[[Floats], Singles], scale: Floats, above: float) -> Floats:

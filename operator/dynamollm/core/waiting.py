@@ -18,18 +18,28 @@ import numpy as np
 
 from dynamollm.core.records import Order
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import LEAST_CHUNK, State, Stream
+from dynamollm.core.stream import LEAST_CHUNK, Indices, State, Stream
 
 _MOST_LOAD: Final = 0.999
 _TINY: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """[mix, point, group]; a group has the classes of one TTFT limit, or all where deadlines do not matter."""
+class Ahead:
+    """Whom requests wait for: a group has the classes of one TTFT limit, or all where deadlines do not matter."""
 
-    group: tuple[int, ...]
-    """Of each class."""
+    group: Indices
+    """[class]"""
+    share: Floats
+    """[group, cell] of the requests whose deadlines are not later than the group's."""
+    added: Floats
+    """[moment, group, cell] of what their prompts add to steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Waits of the groups, [group, cell]."""
+
     queued: Floats
     """Probability that prompts are ahead; with mean and variance of the wait then."""
     queued_mean: Floats
@@ -38,83 +48,69 @@ class Waits:
     """Probability that only prompts of later deadlines are there; None: never."""
     later_mean: Floats
     later_variance: Floats
+    """Mean and variance of the wait then, the same for all groups: [cell]."""
     quiet_ms: Floats
-    """Length of the decode step under way, [mix, point]."""
+    """Length of the decode step under way, [cell]."""
 
 
-def waits(stream: Stream, s: State, limits_ms: Floats, order: Order) -> Waits:
-    """Return what first tokens wait for.
-
-    Args:
-        stream: the mixes.
-        s: their state.
-        limits_ms: TTFT limit of each class, [class].
-        order: of service.
-    """
-    base = stream.step_base_ms(s)
-    tokens = stream.inputs
-    chunk = np.maximum(stream.budget - (s.batch if stream.chunked else 0.0), LEAST_CHUNK)
-    whole = stream.added[0]
-    # Prompts that come within one step share the next one's decoding.
-    together = np.maximum(1.0, s.per_ms * (base + whole))
-    filled = tokens / chunk if stream.chunked else 0.0 * s.batch
-    scale = 1 + base * filled / whole
-    beside = base * np.maximum(1 / together - filled, 0.0)
-    behind = 1 + np.minimum(s.per_ms * whole, 1.0) * chunk / (chunk + tokens)
-    all_load, all_mean, all_square = _queue(s, scale, beside, np.ones(1), stream.added)
-    working = 1 - np.exp(-s.batch)
+def ahead(stream: Stream, limits_ms: Floats, order: Order) -> Ahead:
+    """Return whom requests wait for, with these TTFT limits by class."""
     if order is Order.FIRST_COME_FIRST_SERVED or np.ptp(limits_ms) == 0:
-        mean = all_mean * behind
-        variance = np.maximum(all_square * behind**2 - mean**2, _TINY)
-        one = slice(None), slice(None), None
-        nothing = np.zeros((1, 1, 1))
-        return Waits(
-            (0,) * limits_ms.size,
-            all_load[one],
-            mean[one],
-            variance[one],
-            None,
-            nothing,
-            nothing,
-            working * s.decode_ms,
-        )
-    distinct = np.unique(limits_ms)
-    loads, means, variances = [], [], []
-    before = 0.0 * s.batch
-    for limit in distinct:
-        members = limits_ms <= limit
-        share = stream.shares[:, members].sum(axis=1)[:, None]
-        moments = np.stack([stream.shares[:, members] @ moment[:, members].T for moment in stream.class_added])
-        load, mean, square = _queue(s, scale, beside, share, moments)
-        stretch = behind / (1 - before)
-        loads.append(load)
-        means.append(mean * stretch)
-        variances.append(np.maximum((square - mean**2) * stretch**2, _TINY))
-        before = load
-    queued = np.stack(loads, axis=-1)
+        one = np.zeros(limits_ms.size, dtype=np.int64)
+        return Ahead(one, np.ones((1, 1)), stream.added[:, None])
+    grid, cells = stream.grid, (stream.mix_of, stream.point_of)
+    distinct, group = np.unique(limits_ms, return_inverse=True)
+    # Shares by group: of the classes whose deadlines are not later, the others' are zero.
+    shares = grid.shares * (limits_ms <= distinct[:, None])[:, None, :]
+    return Ahead(group, shares.sum(axis=-1)[:, cells[0]], (shares @ grid.class_added[:, None])[:, :, *cells])
+
+
+def waits(stream: Stream, s: State, ahead: Ahead) -> Waits:
+    """Return what first tokens wait for."""
+    base, whole, chunked = stream.step_base_ms(s), stream.added[0], stream.grid.chunked
+    chunk = np.maximum(stream.grid.budget - (s.batch if chunked else 0.0), LEAST_CHUNK)
+    # Prompts that come within one step share the next one's decoding.
+    beside = base / np.maximum(1.0, s.per_ms * (base + whole))
+    scale = np.ones(1)
+    if chunked:
+        filled = base * (stream.inputs / chunk)
+        scale, beside = 1 + filled / whole, np.maximum(beside - filled, 0.0)
+    behind = 1 + np.minimum(s.per_ms * whole, 1.0) * chunk / (chunk + stream.inputs)
+    queued, mean, square = _queue(s, scale, beside, ahead)
+    quiet_ms = (1 - np.exp(-s.batch)) * s.decode_ms
+    if len(queued) == 1:
+        queued_mean, nothing = mean * behind, np.zeros(1)
+        queued_variance = np.maximum(square * (behind * behind) - queued_mean * queued_mean, _TINY)
+        return Waits(queued, queued_mean, queued_variance, None, nothing, nothing, quiet_ms)
+    # Those of earlier deadlines overtake.
+    stretch = np.concatenate([behind[None], behind / (1 - queued[:-1])])
+    queued_mean = mean * stretch
+    queued_variance = np.maximum(square * (stretch * stretch) - queued_mean * queued_mean, _TINY)
     full = s.decode_ms + stream.full_ms
     # A full step under way, uniformly, and a full one of one's own.
-    later_mean = np.minimum(all_mean * behind, 1.5 * full)
-    later_square = np.minimum(all_square * behind**2, 7 / 3 * full**2)
+    later_mean = np.minimum(mean[-1] * behind, 1.5 * full)
+    later_square = np.minimum(square[-1] * behind**2, 7 / 3 * full**2)
     return Waits(
-        tuple(int(np.searchsorted(distinct, limit)) for limit in limits_ms),
         queued,
-        np.stack(means, axis=-1),
-        np.stack(variances, axis=-1),
-        np.clip(all_load[..., None] - queued, 0.0, 1.0),
-        later_mean[..., None],
-        np.maximum(later_square - later_mean**2, _TINY)[..., None],
-        working * s.decode_ms,
+        queued_mean,
+        queued_variance,
+        np.clip(queued[-1] - queued, 0.0, 1.0),
+        later_mean,
+        np.maximum(later_square - later_mean**2, _TINY),
+        quiet_ms,
     )
 
 
-def _queue(s: State, scale: Floats, beside: Floats, share: Floats, moments: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return load, and mean and square of the wait where there is one, of an M/G/1 queue (Takács), [mix, point]."""
-    e1, e2, e3 = scale * moments[0], scale**2 * moments[1], scale**3 * moments[2]
-    w1 = e1 + beside * share
-    w2 = e2 + 2 * e1 * beside + beside**2 * share
-    w3 = e3 + 3 * e2 * beside + 3 * e1 * beside**2 + beside**3 * share
+def _queue(s: State, scale: Floats, beside: Floats, ahead: Ahead) -> tuple[Floats, Floats, Floats]:
+    """Return load, and mean and square of the wait where there is one, of M/G/1 queues (Takács), [group, cell]."""
+    square = scale * scale
+    e1, e2, e3 = scale * ahead.added[0], square * ahead.added[1], square * scale * ahead.added[2]
+    # The moments of what a prompt adds × scale + beside, over those who are ahead.
+    w1 = e1 + beside * ahead.share
+    w2 = e2 + beside * (e1 + w1)
+    w3 = e3 + beside * (3 * e2 + beside * (2 * e1 + w1))
     load = np.clip(s.per_ms * w1, _TINY, _MOST_LOAD)
-    first = s.per_ms * w2 / (2 * (1 - load))
-    second = 2 * first**2 + s.per_ms * w3 / (3 * (1 - load))
+    half = s.per_ms / (1 - load)
+    first = half * w2 / 2
+    second = 2 * first**2 + half * w3 / 3
     return load, first / load, second / load

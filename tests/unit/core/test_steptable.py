@@ -52,6 +52,24 @@ def test_a_step_of_prompts_and_decoding_draws_what_the_profile_says(name: str, t
 
 
 @NAMES
+@given(
+    batch=st.floats(1.0, 200.0),
+    context=st.floats(10.0, 6000.0),
+    places=st.lists(st.integers(0, 8), min_size=1, max_size=4),
+)
+def test_some_points_of_a_table_have_its_steps_and_their_slope(
+    name: str, batch: float, context: float, places: list[int]
+) -> None:
+    some = table(name).at(np.array(places))
+    steps, many = some.decoding(np.full(len(places), context)), np.full(len(places), batch)
+    now, slope = steps.with_slope(many)
+    whole = table(name).decode_ms(np.array(batch), np.array(batch * context))
+    assert steps.ms(many) == pytest.approx(whole[places])
+    assert now == pytest.approx(whole[places])
+    assert slope == pytest.approx((steps.ms(many + 1e-4) - steps.ms(many - 1e-4)) / 2e-4, rel=1e-3)
+
+
+@NAMES
 @pytest.mark.parametrize(("degrees", "clocks"), [((3,), CLOCKS), (DEGREES, (100,))])
 def test_a_point_that_was_not_measured_is_refused(name: str, degrees: tuple[int, ...], clocks: tuple[int, ...]) -> None:
     with pytest.raises(OutOfRangeError):

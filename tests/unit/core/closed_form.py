@@ -1,0 +1,240 @@
+"""The closed form of `core.violation` again, one cell and one class at a time and as it is written down: what the arrays are held to."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.profile import Profile
+from dynamollm.core.records import Load, Order, Slo, SloRule
+from dynamollm.core.stream import LENGTH_CV, QUADRATURE
+
+BOUNDS = {
+    "S": ((1.0, 256.0), (1.0, 100.0)),
+    "M": ((256.0, 1024.0), (100.0, 350.0)),
+    "L": ((1024.0, 8192.0), (350.0, 2048.0)),
+}
+
+
+def variation(mean: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    if not low <= mean <= high:
+        return LENGTH_CV
+    return min(max(min(0.9 * (mean - low), 0.75 * (high - mean)) / mean, 0.05), LENGTH_CV)
+
+
+def normal_tail(z: float) -> float:
+    z = min(max(z, -6.0), 6.0)
+    return 1 / (1 + math.exp(1.5976 * z + 0.07056 * z**3))
+
+
+def gamma_tail(slack: float, mean: float, variance: float) -> float:
+    """P(X > slack) of a gamma-distributed X."""
+    slack, mean, variance = max(slack, 1e-9), max(mean, 1e-9), max(variance, 1e-9)
+    ninth = variance / (9 * mean**2)
+    return normal_tail(((slack / mean) ** (1 / 3) - (1 - ninth)) / math.sqrt(ninth))
+
+
+@dataclass
+class Cell:
+    """One mix on an instance of one TP degree at one clock, at one mean batch."""
+
+    profile: Profile
+    load: Load
+    tensor_parallel: int
+    clock_mhz: int
+    batch: float
+
+    def __post_init__(self) -> None:
+        self.chunked = self.profile.interleaves_prefill
+        self.budget = float(self.profile.max_batched_tokens)
+        total = sum(part.rate_per_s for part in self.load.values())
+        self.share = {c: part.rate_per_s / total for c, part in self.load.items()}
+        self.inputs = sum(self.share[c] * part.input_tokens for c, part in self.load.items())
+        self.outputs = sum(self.share[c] * part.output_tokens for c, part in self.load.items())
+        held = sum(
+            self.share[c] * part.output_tokens * (part.input_tokens + part.output_tokens / 2)
+            for c, part in self.load.items()
+        )
+        self.context = held / self.outputs
+        self.base_ms = 0.0 if self.chunked else self.prefill_ms(1, 1)
+        self.full_ms = self.prefill_ms(self.budget, 0.0 if self.chunked else self.budget**2) - self.prefill_ms(1, 1)
+        self.added = [self.moment(self.load, k) for k in (1, 2, 3)]
+        # Little's law.
+        self.step_ms = self.decode_ms(1 + self.batch)
+        busy_ms = self.added[0] + self.base_ms
+        self.per_ms = self.batch / (self.outputs * self.step_ms + self.batch * busy_ms)
+        self.prompt_share = min(self.per_ms * busy_ms, 1 - 1e-6)
+        self.token_ms = self.step_ms / (1 - self.prompt_share)
+        self.prompt_base_ms = self.step_ms if self.chunked else self.base_ms
+
+    def prefill_ms(self, tokens: float, squared: float) -> float:
+        point = {"tensor_parallel": self.tensor_parallel, "clock_mhz": self.clock_mhz}
+        return self.profile.prefill_ms(tokens=tokens, squared_tokens=squared, **point)
+
+    def decode_ms(self, batch: float) -> float:
+        point = {"tensor_parallel": self.tensor_parallel, "clock_mhz": self.clock_mhz}
+        return self.profile.decode_ms(batch=batch, context_tokens=batch * self.context, **point)
+
+    def lengths(self, request_class: RequestClass) -> list[tuple[float, float]]:
+        """Prompt lengths that stand for a class's, and their weights."""
+        mean = self.load[request_class].input_tokens
+        sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[0]][0]) ** 2))
+        longest = float(self.profile.max_input_tokens)
+        return [(min(max(mean * math.exp(sigma * z - sigma**2 / 2), 1.0), longest), weight) for z, weight in QUADRATURE]
+
+    def prompt_ms(self, tokens: float) -> float:
+        if not self.chunked:
+            return self.prefill_ms(tokens, tokens**2) - self.prefill_ms(1, 1)
+        chunks, rest = divmod(tokens, self.budget)
+        square_ms = self.prefill_ms(1, 1) - self.prefill_ms(1, 0)
+        return (
+            chunks * self.full_ms + self.prefill_ms(max(rest, 1.0), 0.0) - self.prefill_ms(1, 1) + tokens**2 * square_ms
+        )
+
+    def moment(self, classes: "Load | set[RequestClass]", power: int) -> float:
+        return sum(
+            self.share[c] * weight * self.prompt_ms(tokens) ** power
+            for c in classes
+            for tokens, weight in self.lengths(c)
+        )
+
+    # ------------------------------------------------------------------ waits
+    def queue(self, ahead: set[RequestClass]) -> tuple[float, float, float]:
+        """Load, mean and square of the wait where there is one, of the M/G/1 queue of these classes' prompts."""
+        chunk = max(self.budget - (self.batch if self.chunked else 0.0), 64.0)
+        together = max(1.0, self.per_ms * (self.prompt_base_ms + self.added[0]))
+        filled = self.inputs / chunk if self.chunked else 0.0
+        scale = 1 + self.prompt_base_ms * filled / self.added[0]
+        beside = self.prompt_base_ms * max(1 / together - filled, 0.0)
+        share = sum(self.share[c] for c in ahead)
+        e1, e2, e3 = (scale**k * self.moment(ahead, k) for k in (1, 2, 3))
+        w1 = e1 + beside * share
+        w2 = e2 + 2 * e1 * beside + beside**2 * share
+        w3 = e3 + 3 * e2 * beside + 3 * e1 * beside**2 + beside**3 * share
+        load = min(max(self.per_ms * w1, 1e-12), 0.999)
+        first = self.per_ms * w2 / (2 * (1 - load))
+        second = 2 * first**2 + self.per_ms * w3 / (3 * (1 - load))
+        return load, first / load, second / load
+
+    def cases(self, request_class: RequestClass, slo: Slo, order: Order) -> list[tuple[float, float, float]]:
+        """Probability, mean and variance of the waits of a class for prompts; the rest of the time there are none."""
+        chunk = max(self.budget - (self.batch if self.chunked else 0.0), 64.0)
+        behind = 1 + min(self.per_ms * self.added[0], 1.0) * chunk / (chunk + self.inputs)
+        everyone = set(self.load)
+        limits = sorted({slo.ttft_ms[c] for c in everyone})
+        all_load, all_mean, all_square = self.queue(everyone)
+        if order is Order.FIRST_COME_FIRST_SERVED or len(limits) == 1:
+            mean = all_mean * behind
+            return [(all_load, mean, all_square * behind**2 - mean**2)]
+        limit = slo.ttft_ms[request_class]
+        load, mean, square = self.queue({c for c in everyone if slo.ttft_ms[c] <= limit})
+        earlier = {c for c in everyone if slo.ttft_ms[c] < limit}
+        stretch = behind / (1 - (self.queue(earlier)[0] if earlier else 0.0))
+        full = self.step_ms + self.full_ms
+        later_mean = min(all_mean * behind, 1.5 * full)
+        later_square = min(all_square * behind**2, 7 / 3 * full**2)
+        return [
+            (load, mean * stretch, (square - mean**2) * stretch**2),
+            (max(all_load - load, 0.0), later_mean, later_square - later_mean**2),
+        ]
+
+    def over(self, slack: float, cases: list[tuple[float, float, float]], more: tuple[float, float] | None) -> float:
+        quiet_ms = (1 - math.exp(-self.batch)) * self.step_ms
+        quiet = 1 - sum(probability for probability, _, _ in cases)
+        mean, variance = more or (0.0, 0.0)
+        if more is None:
+            total = quiet * min(max(1 - slack / (quiet_ms + 1e-9), 0.0), 1.0)
+        else:
+            total = quiet * gamma_tail(slack, mean + quiet_ms / 2, variance + quiet_ms**2 / 12)
+        return total + sum(p * gamma_tail(slack, m + mean, v + variance) for p, m, v in cases)
+
+    # ------------------------------------------------------------------ the rules
+    def missed(self, slo: Slo, order: Order) -> float:
+        if slo.rule is SloRule.PER_REQUEST:
+            return sum(
+                share * (1 - (1 - self.late(c, slo, order)) * (1 - self.slow(c, slo.tbt_ms[c])))
+                for c, share in self.share.items()
+            )
+        if slo.rule is SloRule.PER_CLASS_PERCENTILE:
+            return max(max(self.late(c, slo, order), self.long_gaps(slo.tbt_ms[c])) for c in self.share)
+        return sum(share * self.beyond_alone(c, slo, order) for c, share in self.share.items())
+
+    def late(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
+        cases = self.cases(request_class, slo, order)
+        total = 0.0
+        for tokens, weight in self.lengths(request_class):
+            steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
+            slack = slo.ttft_ms[request_class] - self.prompt_ms(tokens) - steps * self.prompt_base_ms
+            total += weight * self.over(slack, cases, None)
+        return total
+
+    def token_variance(self, gaps: float) -> float:
+        spread = (self.decode_ms(2 + self.batch) - self.step_ms) / (1 - self.prompt_share)
+        stall = self.added[1] + 2 * self.added[0] * self.base_ms + self.base_ms**2
+        return self.per_ms * self.token_ms * stall / gaps + spread**2 * self.batch
+
+    def slow(self, request_class: RequestClass, limit_ms: float) -> float:
+        least = self.decode_ms(1)
+        gaps = max(1.0, self.load[request_class].output_tokens - 1)
+        return gamma_tail(limit_ms - least, self.token_ms - least, self.token_variance(gaps))
+
+    def long_gaps(self, limit_ms: float) -> float:
+        slack = limit_ms - self.step_ms
+        spread = (self.decode_ms(2 + self.batch) - self.step_ms) * math.sqrt(self.batch)
+        alone = normal_tail(slack / max(spread, 1e-12))
+        room = max(slack - self.base_ms, 1e-9) / (1 + min(self.prompt_share, 0.5))
+        hit = 0.0
+        for c, share in self.share.items():
+            e1, e2 = (sum(w * self.prompt_ms(tokens) ** k for tokens, w in self.lengths(c)) for k in (1, 2))
+            sigma = math.sqrt(math.log(max(e2 / e1**2, 1 + 1e-6)))
+            longer = normal_tail((math.log(room) - math.log(e1) + sigma**2 / 2) / sigma)
+            if self.chunked:
+                longer = longer * max(e1 / self.full_ms, 1.0) if slack < self.full_ms else 0.0
+            hit += share * longer
+        return min(1.0, alone + 1 - math.exp(-self.per_ms * (self.token_ms if self.chunked else self.step_ms) * hit))
+
+    def beyond_alone(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
+        fastest = Cell(self.profile, self.load, max(self.profile.tensor_parallel), self.profile.max_clock_mhz, 0.0)
+        cases = self.cases(request_class, slo, order)
+        mean = self.load[request_class].output_tokens
+        sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[1]][1]) ** 2))
+        total = 0.0
+        for z in (-1.0, 1.0):
+            gaps = max(mean * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0)
+            lumps = gaps * (self.token_ms - self.step_ms), gaps**2 * self.token_variance(max(gaps, 1.0))
+            for tokens, weight in self.lengths(request_class):
+                steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
+                slack = 5 * fastest.alone_ms(tokens, gaps) - gaps * self.step_ms
+                slack -= steps * self.prompt_base_ms + self.prompt_ms(tokens)
+                total += weight / 2 * self.over(slack, cases, lumps)
+        return total
+
+    def alone_ms(self, tokens: float, gaps: float) -> float:
+        """End-to-end latency of a request alone."""
+        point = {"tensor_parallel": self.tensor_parallel, "clock_mhz": self.clock_mhz}
+        decode = self.profile.decode_ms(batch=1, context_tokens=tokens + gaps / 2, **point)
+        if not self.chunked:
+            return self.prefill_ms(tokens, tokens**2) + gaps * decode
+        chunks, rest = divmod(tokens, self.budget)
+        square_ms = self.prefill_ms(1, 1) - self.prefill_ms(1, 0)
+        prompt = chunks * self.prefill_ms(self.budget, 0.0) + (
+            self.prefill_ms(max(rest, 1.0), 0.0) if rest > 0 else 0.0
+        )
+        return prompt + tokens**2 * square_ms + gaps * decode
+
+
+def random_load(rng: np.random.Generator) -> Load:
+    """Some classes at lengths within their bounds."""
+    from dynamollm.core.records import ClassLoad  # noqa: PLC0415 - beside its use
+
+    classes = rng.choice(np.array(RequestClass, dtype=object), size=int(rng.integers(1, 10)), replace=False)
+    return {
+        RequestClass(c): ClassLoad(
+            float(rng.uniform(0.01, 3.0)),
+            float(rng.uniform(*BOUNDS[c.value[0]][0]) if c.value[0] != "L" else rng.uniform(1024, 6000)),
+            float(rng.uniform(*BOUNDS[c.value[1]][1])),
+        )
+        for c in classes
+    }
