@@ -6,6 +6,7 @@ solves it through scipy, exactly, but first nearly all options go: with prices Î
 the rows gives an upper one. An option whose lower bound is above that is in no cheapest plan.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,7 +18,7 @@ from scipy.sparse import csr_array
 from dynamollm.core.coupling import Coupling, is_chain
 from dynamollm.core.mix import Mix
 from dynamollm.core.objective import ROUNDING
-from dynamollm.core.options import Options, Subsets, fractional_cost, joined, pair_options, single_options
+from dynamollm.core.options import Options, Subsets, joined, least_pair_cost, pair_options, single_options
 from dynamollm.core.partition import least_partition
 from dynamollm.core.sizing import UTILISATION_STEPS
 
@@ -70,7 +71,7 @@ def solve(
         row, stair = np.nonzero(np.ones((masks.size, UTILISATION_STEPS), dtype=np.bool_))
     else:
         # As ``least_options`` does, but with what the rows are worth.
-        least = fractional_cost(subsets, per_watt=bounded.per_watt, per_instance=bounded.per_instance)
+        least = least_pair_cost(subsets, per_watt=bounded.per_watt, per_instance=bounded.per_instance)
         plans = least + (bounded.rest[masks] + per_pool - bounded.credit)[:, None]
         row, stair = np.nonzero(plans[:, 1:] <= _above(bounded.upper))
     options = joined([options, pair_options(subsets, row, stair + 1)])
@@ -125,18 +126,18 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
     lower = np.full(mask.size, -np.inf)
     step = max(1.0, float(np.min(options.cost, initial=np.inf)))
     rest, best_prices = np.zeros(0), np.zeros(limit.size)
+    by_mask = _ByMask(mask, 1 << classes)
     for _ in range(PRICE_STEPS):
         prices = price * direction / scale
         credit = float(prices @ limit)
         priced = options.cost + per_pool + usage @ prices
-        least, first = _least(priced, mask, 1 << classes)
-        found = least_partition(least, pools=coupling.pools)
+        found = least_partition(by_mask.least(priced), pools=coupling.pools, runner_up=False)
         if found is None:
             return None
         lower = np.maximum(lower, priced + found.completion[mask] - credit)
         if found.cost - credit > highest:
             highest, rest, best_prices = found.cost - credit, found.completion, prices
-        chosen = first[list(found.parts)]
+        chosen = by_mask.cheapest(priced, found.parts)
         over = usage[chosen].sum(axis=0) - limit
         broken = over > ROUNDING * scale
         if not broken.any() and _fits(options, chosen, coupling):
@@ -163,9 +164,9 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
 def _impossible(options: Options, masks: _Counts, *, classes: int, coupling: Coupling) -> bool:
     """Tell whether every cover of the classes breaks some row, even with the options that use least of it."""
     usage = coupling.usage(options.counts, options.power_w)
+    by_mask = _ByMask(masks[options.row], 1 << classes)
     for row, limit in enumerate(coupling.limit):
-        least, _ = _least(usage[:, row], masks[options.row], 1 << classes)
-        found = least_partition(least, pools=coupling.pools)
+        found = least_partition(by_mask.least(usage[:, row]), pools=coupling.pools, runner_up=False)
         # Watts may fall on lower stairs, where other options are.
         if found is None:
             return not coupling.per_watt.any()
@@ -174,13 +175,29 @@ def _impossible(options: Options, masks: _Counts, *, classes: int, coupling: Cou
     return False
 
 
-def _least(priced: _Floats, mask: _Counts, masks: int) -> tuple[_Floats, _Counts]:
-    """Return the least priced cost by mask, and the option with it."""
-    order = np.lexsort((priced, mask))
-    there, first = np.unique(mask[order], return_index=True)
-    least, option = np.full(masks, np.inf), np.zeros(masks, dtype=np.int64)
-    least[there], option[there] = priced[order[first]], order[first]
-    return least, option
+class _ByMask:
+    """Options by the classes that they are for."""
+
+    def __init__(self, mask: _Counts, masks: int) -> None:
+        self._masks = masks
+        self._order = np.argsort(mask, kind="stable")
+        self._there, self._first = np.unique(mask[self._order], return_index=True)
+
+    def least(self, cost: _Floats) -> _Floats:
+        """Return the least cost by mask; infinite: there is no option."""
+        least = np.full(self._masks, np.inf)
+        if self._there.size:
+            least[self._there] = np.minimum.reduceat(cost[self._order], self._first)
+        return least
+
+    def cheapest(self, cost: _Floats, masks: Sequence[int]) -> _Counts:
+        """Return the option of least cost for each of these masks, the first of equals."""
+        last = np.append(self._first[1:], self._order.size)
+        chosen = []
+        for place in np.searchsorted(self._there, masks):
+            options = self._order[self._first[place] : last[place]]
+            chosen.append(options[cost[options].argmin()])
+        return np.array(chosen, dtype=np.int64)
 
 
 def _exact(

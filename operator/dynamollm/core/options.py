@@ -82,7 +82,9 @@ def singles(subsets: Subsets) -> tuple[_Floats, Options]:
     able = (gpus <= subsets.max_gpus) & subsets.budget.allows(watts=power_w, gpus=gpus)
     cost = np.where(able, cost, np.inf).reshape(rate.shape[0], -1)
     # Among mixes that cost the same, the fewest GPUs.
-    best = np.lexsort((gpus.reshape(cost.shape), np.round(cost, 3)), axis=1)[:, 0]
+    rounded = np.round(cost, 3)
+    cheapest = rounded <= rounded.min(axis=1, keepdims=True)
+    best = np.where(cheapest, gpus.reshape(cost.shape), np.iinfo(np.int64).max).argmin(axis=1)
     rows = np.arange(best.size)
     least: _Floats = cost[rows, best]
     degree = best // stairs.size
@@ -103,15 +105,14 @@ def least_options(
 ) -> tuple[_Floats, Mapping[int, int], Options]:
     """Return the least cost by row (infinite: none), and the option with it by row.
 
-    First mixes of one degree. A mix of two is looked at only on stairs where the cheapest capacity at that stair,
-    if it could be had in any fraction, would cost less than the best mix of one degree; and only for rows that are
-    ``relevant``, given upper and lower bounds of their costs.
+    First mixes of one degree. A mix of two is looked at only on stairs where it might cost less than the best mix of one
+    degree; and only for rows that are ``relevant``, given upper and lower bounds of their costs.
     """
     bound, alone = singles(subsets)
-    fractional = fractional_cost(subsets)[:, 1:]
-    hopeful = fractional < bound[:, None] - _EPSILON
+    least = least_pair_cost(subsets)[:, 1:]
+    hopeful = least < bound[:, None] - _EPSILON
     if relevant is not None:
-        hopeful &= relevant(bound, np.minimum(fractional.min(axis=1), bound))[:, None]
+        hopeful &= relevant(bound, np.minimum(least.min(axis=1), bound))[:, None]
     row, column = np.nonzero(hopeful)
     return _cheapest(joined([alone, *_pairs(subsets, row, column + 1)]), bound.size)
 
@@ -158,23 +159,26 @@ def _cheapest(options: Options, rows: int) -> tuple[_Floats, Mapping[int, int], 
     return cost, {int(row): int(order[index]) for row, index in zip(found, first, strict=True)}, options
 
 
-def fractional_cost(
+def least_pair_cost(
     subsets: Subsets, *, per_watt: float = 0.0, per_instance: NDArray[np.float64] | float = 0.0
 ) -> _Floats:
-    """Return the cost of the cheapest capacity by row and stair, if fractions of instances could be had.
+    """Return what no mix of two degrees costs less than, by row and stair.
 
-    No mix on a stair costs less. ``per_watt`` and ``per_instance`` (by degree) are added to the cost.
+    That is the cheapest capacity, if fractions of instances could be had, and an instance each of two degrees.
+    ``per_watt`` and ``per_instance`` (by degree) are added to the cost.
     """
     degrees = np.array(subsets.degrees)
-    capacity = subsets.table.capacity_per_s
+    capacity = subsets.table.capacity_per_s[:, :, None]
     power_w = subsets.table.power_w
     added = np.broadcast_to(per_instance, degrees.shape)[None, :, None]
     each = subsets.weights.cost(power_w, degrees[None, :, None]) + per_watt * power_w + added
     share = np.arange(UTILISATION_STEPS + 1) / UTILISATION_STEPS
     with np.errstate(divide="ignore", invalid="ignore"):
-        per_request = np.where(capacity[:, :, None] > 0, each / capacity[:, :, None], np.inf).min(axis=1)
-        # What is above a stair is cheaper where an instance earns more than it costs: then there is no bound.
-        cost: _Floats = np.where(per_request >= 0, per_request * subsets.rate_per_s[:, None] / share, -np.inf)
+        per_request = np.where(capacity > 0, each / capacity, np.inf).min(axis=1)
+        fractional = per_request * subsets.rate_per_s[:, None] / share
+    two = np.sort(np.where(capacity > 0, each, np.inf), axis=1)[:, :2].sum(axis=1)
+    # What is above a stair is cheaper where an instance earns more than it costs: then there is no bound.
+    cost: _Floats = np.where(per_request >= 0, np.maximum(fractional, two), -np.inf)
     return cost
 
 
@@ -186,7 +190,9 @@ def _single(subsets: Subsets, row: _Counts, stair: _Counts, degree: int) -> _Cou
 
 def _pairs(subsets: Subsets, row: _Counts, stair: _Counts) -> list[Options]:
     """Return the mixes of two degrees, with up to ``PARTNER_MAX`` instances of either of them."""
-    found = []
+    found: list[Options] = []
+    if not row.size:
+        return found
     partners = np.arange(1, PARTNER_MAX + 1)
     rows, others = np.repeat(row, partners.size), np.tile(partners, row.size)
     stairs = np.repeat(stair, partners.size)

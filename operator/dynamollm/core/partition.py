@@ -27,18 +27,19 @@ class Partitioned:
     parts: Masks
     cost: float
     runner_up: Masks
-    """Empty: there is no other."""
+    """Empty: there is no other, or it was not asked for."""
     runner_up_cost: float
     completion: _Costs
     """By mask: least cost of the classes outside it, in any number of parts; a bound for whoever adds constraints."""
 
 
-def least_partition(cost: _Costs, *, pools: int | None = None) -> Partitioned | None:
+def least_partition(cost: _Costs, *, pools: int | None = None, runner_up: bool = True) -> Partitioned | None:
     """Return the partition of all classes of least cost; None: there is none of finite cost.
 
     Args:
         cost: of each mask as one pool, 2^n values, infinite where it cannot be; the first, of no class, is not used.
         pools: exactly so many parts; None: any number.
+        runner_up: whether the next best is asked for too.
     """
     full = cost.size - 1
     values = _values(cost, pools)
@@ -46,7 +47,7 @@ def least_partition(cost: _Costs, *, pools: int | None = None) -> Partitioned | 
     if not np.isfinite(values[last][full]):
         return None
     parts = _chain(cost, values, last, full)
-    second, others = _second(cost, values, last, full)
+    second, others = _second(cost, values, last, full) if runner_up else (np.inf, ())
     free = values[0] if pools is None else _values(cost, None)[0]
     return Partitioned(
         parts=parts,

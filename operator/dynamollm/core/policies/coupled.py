@@ -11,7 +11,8 @@ from dynamollm.core.mix import Mix, Switching, start_cost_per_gpu
 from dynamollm.core.objective import weights
 from dynamollm.core.options import Options, Subsets, least_options
 from dynamollm.core.policies.base import Situation, pool_name
-from dynamollm.core.policies.filling import Classes, Filler, Loads, Partition, mix_of
+from dynamollm.core.policies.filled import mix_of
+from dynamollm.core.policies.filling import Classes, Filler, Loads, Partition
 from dynamollm.core.sizing import SizeTable
 
 

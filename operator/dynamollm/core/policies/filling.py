@@ -23,6 +23,7 @@ from dynamollm.core.mix import (
 )
 from dynamollm.core.objective import Weights, weights
 from dynamollm.core.policies.base import HOLDING, Situation, describe_mix, pool_name
+from dynamollm.core.policies.filled import Filled, mix_of, without_ladders
 from dynamollm.core.priors import nominal_load
 from dynamollm.core.records import Load, PoolPlan
 from dynamollm.core.rollout import ROUNDING
@@ -47,36 +48,8 @@ class Knobs:
     """Clocks; else the highest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """One pool with its instances."""
-
-    pool: PoolPlan
-    costs: tuple[float, float, float]
-    """Equivalent watts (``core.objective``), with the energy of starting what is not there yet, at a load lower by the
-    tolerance, as planned, and higher by it."""
-    recommended_gpus: int
-    """GPUs it would have without damping."""
-    short: bool = False
-    """The load does not fit into what may be had."""
-    degraded: bool = False
-    """It fits only because other instances or fewer pools were taken than would have been cheapest."""
-    fragile: bool = False
-    """It takes something away that a failing instance would make missed: there was no room for more."""
-    unattainable: bool = False
-    """No TP degree keeps the SLO for this mix."""
-    runner_up: str = ""
-    binding: str = ""
-    """The limits that the cheapest mixes of all pools would break; empty: none."""
-
-
 def _key(classes: Classes, load: Load) -> tuple[object, ...]:
     return (classes, *((c, p.rate_per_s, p.input_tokens, p.output_tokens) for c, p in sorted(load.items())))
-
-
-def mix_of(pool: PoolPlan) -> Mix:
-    """Return a pool's planned instances by TP."""
-    return {group.tensor_parallel: group.instances for group in pool.groups if group.instances > 0}
 
 
 class Filler:
@@ -99,10 +72,10 @@ class Filler:
             self._sizes[key] = size if load else idle(size)
         return self._sizes[key]
 
-    def prepare(self, partition: Partition, loads: Loads) -> None:
+    def prepare(self, pools: Sequence[Classes], loads: Loads) -> None:
         """Work out together what instances of all these pools carry and draw: many times faster than one by one."""
-        pools = [(classes, loads(classes)) for classes in partition]
-        new = [(classes, load) for classes, load in pools if load and _key(classes, load) not in self._sizes]
+        asked = [(classes, loads(classes)) for classes in dict.fromkeys(pools)]
+        new = [(classes, load) for classes, load in asked if load and _key(classes, load) not in self._sizes]
         if new:
             for (classes, load), size in zip(new, self._sized([load for _, load in new]), strict=True):
                 self._sizes[_key(classes, load)] = size
@@ -369,17 +342,19 @@ class Filler:
             classes=classes,
             rate_per_s=size.rate_per_s,
             capacity_per_s=size.capacity_per_s(choice.mix),
-            groups=size.group_plans(choice.mix),
+            groups=without_ladders(choice.mix),
             load=size.load,
             capacity_by_tp=dict(size.capacity_by_tp),
             gpu_budget=max(choice.gpus, recommended),
             power_w=choice.power_w,
         )
+        of: PoolSize | None = size
         if old is not None and self._alike(old, pool):
-            pool = old
+            pool, of = old, None
         other = choice.runner_up
         return Filled(
             pool=pool,
+            size=of,
             costs=self._costs(size, choice),
             recommended_gpus=recommended,
             short=short,

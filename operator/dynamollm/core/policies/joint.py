@@ -20,7 +20,8 @@ from dynamollm.core.options import Subsets, least_options
 from dynamollm.core.partition import Masks, Partitioned, least_partition
 from dynamollm.core.policies.base import Policy, Situation
 from dynamollm.core.policies.coupled import broken_by, couple, coupling_of, start_w
-from dynamollm.core.policies.filling import Classes, Loads, mix_of
+from dynamollm.core.policies.filled import mix_of
+from dynamollm.core.policies.filling import Classes, Loads
 from dynamollm.core.policies.levels import Considered, Levels
 from dynamollm.core.policies.pools import one_pool, with_riders
 from dynamollm.core.sizing import Mixes, rate_per_s
@@ -79,12 +80,12 @@ class _Search:
 
     def relevant(self, upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return the subsets whose cheapest plan could be as cheap as the next best plan of the upper bounds."""
-        cheapest = least_partition(_by_mask(upper))
+        cheapest = least_partition(_by_mask(upper), runner_up=False)
         if cheapest is None:
             return np.ones(upper.size, dtype=np.bool_)
         self.worth = POOL_WORTH * abs(cheapest.cost)
         known = least_partition(_by_mask(upper) + self.worth, pools=self._pools)
-        hoped = least_partition(_by_mask(lower) + self.worth)
+        hoped = least_partition(_by_mask(lower) + self.worth, runner_up=False)
         if known is None or hoped is None:
             return np.ones(upper.size, dtype=np.bool_)
         plans = lower + self.worth + hoped.completion[1:]

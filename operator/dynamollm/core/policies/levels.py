@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from dynamollm.core.policies.base import Situation
 from dynamollm.core.policies.coupled import Coupled
-from dynamollm.core.policies.filling import Classes, Filled, Filler, Knobs, Loads, Partition, mix_of
+from dynamollm.core.policies.filled import Filled, mix_of
+from dynamollm.core.policies.filling import Classes, Filler, Knobs, Loads, Partition
 from dynamollm.core.policies.outcome import decided, grown
 from dynamollm.core.records import ClassLoad, Load, Plan
 
@@ -63,6 +64,7 @@ class Levels:
         others = [tuple(one) for one in considered.partitions]
         candidates = [keep] if keep and (self.weighs_current or not others) else []
         candidates = list(dict.fromkeys([*candidates, *others]))
+        filler.prepare([classes for partition in candidates for classes in partition], loads)
         outcomes: list[tuple[Partition, tuple[Filled, ...]]] = []
         for partition in candidates:
             filled = self._fill(s, filler, partition, loads)

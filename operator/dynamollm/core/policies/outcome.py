@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from dynamollm.core.behavior import remember
 from dynamollm.core.policies.base import Reason, Situation, describe_mix
-from dynamollm.core.policies.filling import Filled, mix_of
+from dynamollm.core.policies.filled import Filled, mix_of
 from dynamollm.core.records import Plan, PoolPlan
 
 
 def decided(s: Situation, filled: Sequence[Filled], *, binding: str = "") -> Plan:
     """Return the plan of these pools, decided now at both levels; ``binding``: the limits that other pools would break."""
-    pools = tuple(one.pool for one in filled)
+    pools = tuple(one.with_ladders() for one in filled)
     reason = _reason(s, filled)
     binding = next((one.binding for one in filled if one.binding), binding)
     return Plan(
@@ -31,7 +31,7 @@ def grown(s: Situation, one: Filled) -> Plan:
     """Return the current plan with this pool grown; what the levels decided stays decided when it was."""
     if s.current is None:
         raise ValueError("only a plan in force can grow")
-    pools = tuple(one.pool if pool.name == one.pool.name else pool for pool in s.current.pools)
+    pools = tuple(one.with_ladders() if pool.name == one.pool.name else pool for pool in s.current.pools)
     reason = Reason.CAPACITY_UNAVAILABLE if one.short else Reason.LOAD_ABOVE_CAPACITY
     return replace(
         s.current,
