@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dynamollm.adapters.allocator import keep_freed_memory
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.decide import decide
 from dynamollm.core.forecast import outlook
@@ -166,6 +167,7 @@ def measure(profile: Profile, console: Console) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     console = Console()
+    keep_freed_memory()  # as the operator does
     profile = read_profile(REPOSITORY / f"manifests/profiles/{PROFILE}.yaml")
     figures = measure(profile, console)
     table = Table("figure", "value")

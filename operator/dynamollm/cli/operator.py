@@ -5,6 +5,7 @@ import logging
 
 import click
 
+from dynamollm.adapters.allocator import keep_freed_memory
 from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.jsonlog import log_json
 from dynamollm.api import names
@@ -45,6 +46,7 @@ def command(
     DYNAMOLLM_TIME_SCALE and DYNAMOLLM_TIME_ANCHOR set simulated time.
     """
     log_json()
+    keep_freed_memory()
     # kopf's own lines say that it called a handler; ours say what came of it.
     logging.getLogger("kopf").setLevel(logging.WARNING)
     options = OperatorSettings(
