@@ -36,7 +36,7 @@ def install(
         LabError: kubectl refused.
     """
     cluster.kubectl("apply", "-f", str(CRDS))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRDS))
     settings = {
         "PROMETHEUS_URL": prometheus_url,
         "SCRAPE_INTERVAL_SECONDS": f"{scrape_interval_s:g}",

@@ -13,7 +13,7 @@ from lab.paths import REPOSITORY, state_dir
 
 pytestmark = pytest.mark.integration
 
-NAME = "demo-test"
+NAME = f"demo-{os.getpid()}"
 DEMO = [sys.executable, "-m", "lab.demo"]
 
 
@@ -21,15 +21,14 @@ def environment(**settings: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY / "hack"), "NAME": NAME} | settings
 
 
-@pytest.mark.timeout(400)
 def test_every_stream_is_served_and_the_clocks_follow_the_load(tmp_path: Path) -> None:
     out = tmp_path / "demo.json"
     result = subprocess.run(
         DEMO,
-        env=environment(SPEED="8", DURATION="240", DEMO_OUT=str(out)),
+        env=environment(SPEED="4", DURATION="240", DEMO_OUT=str(out)),
         text=True,
         capture_output=True,
-        timeout=390,
+        timeout=800,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -45,7 +44,6 @@ def test_every_stream_is_served_and_the_clocks_follow_the_load(tmp_path: Path) -
     assert not state_dir(NAME).exists()
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "shown", ["starting cluster", "are installed"], ids=["while it starts", "once it is installed"]
 )
@@ -61,7 +59,7 @@ def test_ctrl_c_leaves_nothing_running(shown: str) -> None:
             # As a terminal does it: to the whole foreground group.
             os.killpg(demo.pid, signal.SIGINT)
             rest = demo.stdout.read()
-            assert demo.wait(timeout=120) == 130, rest
+            assert demo.wait(timeout=300) == 130, rest
         finally:
             demo.kill()
     assert rest.strip().splitlines()[-1] == "demo: interrupted, everything it started has been stopped"
@@ -77,7 +75,7 @@ def test_ctrl_c_leaves_nothing_running(shown: str) -> None:
     ],
 )
 def test_bad_settings_are_one_line(settings: dict[str, str], told: str) -> None:
-    result = subprocess.run(DEMO, env=environment(**settings), text=True, capture_output=True, timeout=60, check=False)
+    result = subprocess.run(DEMO, env=environment(**settings), text=True, capture_output=True, timeout=300, check=False)
     assert result.returncode == 1
     assert result.stdout.startswith(told)
     assert len(result.stdout.strip().splitlines()) == 1

@@ -98,16 +98,16 @@ class Release:
         body["spec"] |= {"limits": {"maxGPUs": 4}} | spec
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
         self.converged(namespace)
-        eventually(self.locks, timeout_s=60.0, why="no clock is locked")
+        eventually(self.locks, why="no clock is locked")
 
     def converged(self, namespace: str) -> None:
-        wait = ("wait", f"{SERVICE}/chat", "-n", namespace, "--timeout=120s")
+        wait = ("wait", f"{SERVICE}/chat", "-n", namespace, "--timeout=240s")
         self.cluster.kubectl(*wait, "--for=condition=Ready")
         self.cluster.kubectl(*wait, "--for=condition=Converged")
 
     def ask(self, namespace: str, *, tokens: int = 8) -> requests.Response:
         """Send a streamed request to the service; the answer's body is yet to come."""
-        url = eventually(lambda: self.router(namespace), timeout_s=60.0, why="no router is ready")
+        url = eventually(lambda: self.router(namespace), why="no router is ready")
         question = {"model": "meta-llama/Llama-2-70b-chat-hf", "prompt": "hello", "max_tokens": tokens, "stream": True}
         return requests.post(f"{url}/v1/completions", json=question, stream=True, timeout=60)
 
@@ -131,7 +131,7 @@ class Release:
         helm.stdin.write(json.dumps(values or {}).encode())
         helm.stdin.close()
         try:
-            eventually(lambda: helm.poll() is not None or when(), timeout_s=60.0, why="nothing to kill helm for")
+            eventually(lambda: helm.poll() is not None or when(), why="nothing to kill helm for")
             assert helm.poll() is None, "helm was faster"
         finally:
             helm.send_signal(signal.SIGKILL)

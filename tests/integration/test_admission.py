@@ -133,7 +133,7 @@ def cluster() -> Iterator[LocalCluster]:
     with LocalCluster.start(LocalClusterOptions(name=f"admission-{os.getpid()}", nodes=1)) as local:
         local.kubectl("create", "namespace", "llm")
         local.kubectl("apply", "-f", str(CRDS))
-        local.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+        local.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRDS))
         for file in ("namespace", "operator-rbac", "router-rbac", "admission"):
             local.kubectl("apply", "-f", str(BASE / f"{file}.yaml"))
         there = [SETTINGS, WEB, OURS_RUNNING, THEIRS_RUNNING, AGENTS, SERVICE, orphan(ENGINE)]

@@ -42,7 +42,7 @@ def release(cluster: LocalCluster) -> Iterator[Release]:
     yield release
     if "deployment.apps/dynamollm-operator" in release.ours():
         release.remove_services()
-    release.helm.run("uninstall", *OF_RELEASE, "--ignore-not-found", "--wait", "--no-hooks", "--timeout", "120s")
+    release.helm.run("uninstall", *OF_RELEASE, "--ignore-not-found", "--wait", "--no-hooks", "--timeout", "240s")
     release.remove_services()
     cluster.kubectl("delete", "crds,clusterroles", "-l", "app.kubernetes.io/part-of=dynamollm")
     cluster.kubectl("delete", "namespace", SYSTEM, "llm", "--ignore-not-found", "--timeout=240s")
@@ -59,13 +59,13 @@ def test_install_upgrade_rollback_and_uninstall(release: Release, tmp_path: Path
     notes = release.helm.install(release.values())
     assert "WARNING: simulation.timeScale is 20" in notes
     assert notes.count("WARNING") == 1
-    release.helm.run("test", *OF_RELEASE, "--timeout", "120s")
+    release.helm.run("test", *OF_RELEASE, "--timeout", "240s")
     release.serve("llm")
     engines = release.engines("llm")
     assert engines
 
     later = another_version(tmp_path)
-    release.helm.run("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "120s",
+    release.helm.run("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "240s",
                      values=release.values(operator={"replicas": 2}))  # fmt: skip
     assert field_of_the_later_version(release)
     # What the operator wrote on the agents' DaemonSet is still there.
@@ -74,7 +74,7 @@ def test_install_upgrade_rollback_and_uninstall(release: Release, tmp_path: Path
     assert release.json("get", "deployment", "dynamollm-operator", "-n", SYSTEM)["status"]["readyReplicas"] == 2
     release.converged("llm")
 
-    release.helm.run("rollback", RELEASE, "1", "--namespace", SYSTEM, "--wait", "--timeout", "120s")
+    release.helm.run("rollback", RELEASE, "1", "--namespace", SYSTEM, "--wait", "--timeout", "240s")
     assert not field_of_the_later_version(release)
     release.converged("llm")
     # No engine was restarted or replaced by any of it.
@@ -139,15 +139,15 @@ def test_an_uninstall_keeps_what_serves_and_an_install_takes_over(release: Relea
 
     release.helm.install(release.values())
     release.converged("llm")
-    eventually(release.locks, timeout_s=60.0, why="no clock is locked again")
+    eventually(release.locks, why="no clock is locked again")
     assert release.finalizers("llm") == ["dynamollm.io/operator"]
     assert release.engines("llm") == engines
 
     # And whoever does not want a service any more needs no operator to be rid of it.
     release.helm.uninstall()
-    release.cluster.kubectl("delete", SERVICE, "chat", "-n", "llm", "--timeout=30s")
+    release.cluster.kubectl("delete", SERVICE, "chat", "-n", "llm", "--timeout=120s")
     left = ("deployments,services,pods,configmaps", "-n", "llm", "-l", "dynamollm.io/service")
-    eventually(lambda: not release.items(*left), timeout_s=60.0, why="objects of the service are left")
+    eventually(lambda: not release.items(*left), why="objects of the service are left")
 
 
 def test_an_uninstall_that_is_told_so_deletes_services_and_no_more(release: Release) -> None:
@@ -158,7 +158,7 @@ def test_an_uninstall_that_is_told_so_deletes_services_and_no_more(release: Rele
     assert release.locks() == []
     assert release.ours() == KEPT - {"clusterrole.rbac.authorization.k8s.io/dynamollm-router"}
     assert release.items("performanceprofiles.dynamollm.io")
-    eventually(lambda: not release.items("deployments", "-n", "llm"), timeout_s=60.0, why="Deployments are left")
+    eventually(lambda: not release.items("deployments", "-n", "llm"), why="Deployments are left")
 
 
 def test_a_dead_operator_holds_no_uninstall_up(release: Release) -> None:
@@ -179,7 +179,7 @@ def test_an_upgrade_that_was_killed_is_done_again(release: Release, tmp_path: Pa
     # Its pods can run nowhere, so helm waits.
     nowhere = release.values(operator={"nodeSelector": {"no": "where"}})
     release.killed(
-        *("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "60s"),
+        *("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "600s"),
         values=nowhere,
         when=lambda: (
             field_of_the_later_version(release)
@@ -191,8 +191,8 @@ def test_an_upgrade_that_was_killed_is_done_again(release: Release, tmp_path: Pa
     assert release.engines("llm") == engines
     with pytest.raises(LabError, match="another operation"):
         release.helm.install(release.values())
-    release.helm.run("rollback", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s")
-    release.helm.run("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "120s",
+    release.helm.run("rollback", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "240s")
+    release.helm.run("upgrade", RELEASE, str(later), "--namespace", SYSTEM, "--wait", "--timeout", "240s",
                      values=release.values())  # fmt: skip
     assert field_of_the_later_version(release)
     release.converged("llm")
@@ -226,7 +226,7 @@ def test_who_thinks_better_of_an_uninstall_rolls_back(release: Release) -> None:
         when=lambda: "deployment.apps/dynamollm-operator" not in release.ours(),
     )
     eventually(lambda: release.finalizers("llm") == [], timeout_s=120.0, why="the job did not end")
-    release.helm.run("rollback", RELEASE, "1", "--namespace", SYSTEM, "--wait", "--timeout", "120s")
+    release.helm.run("rollback", RELEASE, "1", "--namespace", SYSTEM, "--wait", "--timeout", "240s")
     release.converged("llm")
     eventually(lambda: release.finalizers("llm") == ["dynamollm.io/operator"], why="the operator is not back")
     assert release.engines("llm") == engines
@@ -241,7 +241,7 @@ def test_a_second_install_is_refused_and_changes_nothing(release: Release) -> No
             release.helm.run("install", name, str(CHART), "--namespace", namespace, "--create-namespace",
                              "--take-ownership", values=release.values())  # fmt: skip
     assert release.json("get", "clusterrole", "dynamollm-operator")["metadata"]["resourceVersion"] == before
-    release.helm.run("test", *OF_RELEASE, "--timeout", "120s")
+    release.helm.run("test", *OF_RELEASE, "--timeout", "240s")
     release.cluster.kubectl("delete", "namespace", "other", "--ignore-not-found", "--wait=false")
 
 
@@ -251,7 +251,7 @@ def test_what_was_applied_by_kubectl_becomes_a_release(release: Release) -> None
     with pytest.raises(LabError, match="cannot be imported"):
         release.helm.install(release.values())
     release.helm.install(release.values(), "--take-ownership", "--force-conflicts")
-    release.helm.run("test", *OF_RELEASE, "--timeout", "120s")
+    release.helm.run("test", *OF_RELEASE, "--timeout", "240s")
 
 
 def test_kserve_is_warned_of_and_is_no_hindrance(release: Release) -> None:
@@ -282,13 +282,13 @@ def test_nodes_without_labels_and_a_prometheus_that_is_not_there_are_warned_of(r
         for name in nodes:
             release.cluster.kubectl("label", name, "nvidia.com/gpu.product-", "nvidia.com/gpu.present-")
         notes = release.helm.run("install", *OF_RELEASE[:1], str(CHART), *OF_RELEASE[1:], "--create-namespace",
-                                 "--wait", "--timeout", "120s")  # fmt: skip
+                                 "--wait", "--timeout", "240s")  # fmt: skip
         assert "WARNING: no node has the label nvidia.com/gpu.product" in notes
         assert 'WARNING: no node matches agent.nodeSelector {"nvidia.com/gpu.present":"true"}' in notes
         assert "WARNING: there is no Service prometheus in namespace monitoring" in notes
         assert "Candidates: http://prometheus-server.monitoring.svc:80." in notes
         with pytest.raises(LabError):
-            release.helm.run("test", *OF_RELEASE, "--timeout", "120s")
+            release.helm.run("test", *OF_RELEASE, "--timeout", "240s")
         said = release.cluster.logs(SYSTEM, "dynamollm-check").splitlines()
         assert [line for line in said if line.startswith("problem")] == [
             line for line in said if "PrometheusUnreachable: http://prometheus.monitoring.svc:9090" in line
@@ -310,6 +310,6 @@ def test_a_namespace_that_refuses_agents_is_refused(release: Release) -> None:
             release.helm.install(release.values())
     # Everything but the agent fits even the strictest.
     release.helm.install(release.values(agent={"enabled": False}))
-    release.helm.run("test", *OF_RELEASE, "--timeout", "120s")
+    release.helm.run("test", *OF_RELEASE, "--timeout", "240s")
     release.helm.uninstall()
     assert release.ours() == KEPT

@@ -93,7 +93,7 @@ def message_of(error: ApiException) -> str:
 def api(cluster: Cluster) -> Iterator[Api]:
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     names = [f"crd/{plural}.{GROUP}" for plural in PLURALS.values()]
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=120s", *names)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
     connection = config.new_client_from_config(config_file=str(cluster.kubeconfig))

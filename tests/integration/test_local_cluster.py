@@ -127,8 +127,8 @@ def test_kwok_leaves_pods_of_our_image_to_the_pod_runner(cluster: LocalCluster, 
 def test_deployments_and_jobs_of_other_images_come_to_life(cluster: LocalCluster, namespace: str) -> None:
     cluster.kubectl("create", "deployment", "web", "--image=example/web:1", "--replicas=3", "-n", namespace)
     cluster.kubectl("create", "job", "once", "--image=example/once:1", "-n", namespace, "--", "true")
-    cluster.kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=30s", "-n", namespace)
-    cluster.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=30s", "-n", namespace)
+    cluster.kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=120s", "-n", namespace)
+    cluster.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=120s", "-n", namespace)
     cluster.kubectl("delete", "deployment", "web", "-n", namespace, "--wait")
     eventually(lambda: not pods(cluster, "-n", namespace, "-l", "app=web"), why="pods of a deleted deployment stay")
 
@@ -176,7 +176,7 @@ def test_prometheus_scrapes_annotated_pods_with_the_agreed_labels(cluster: Local
 
         def sample() -> dict[str, Any] | None:
             query = {"query": f'answer{{namespace="{namespace}"}}'}
-            answer = requests.get(f"{cluster.prometheus_url}/api/v1/query", params=query, timeout=5).json()
+            answer = requests.get(f"{cluster.prometheus_url}/api/v1/query", params=query, timeout=30).json()
             return next(iter(answer["data"]["result"]), None)
 
         found = eventually(sample, why="Prometheus has no sample of the pod")

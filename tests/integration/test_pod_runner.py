@@ -260,14 +260,14 @@ def test_readiness_flips_ready_and_failed_liveness_restarts(namespace: Namespace
     url = f"http://{status['podIP']}:8000"
     # The server is the pod's: on the pod's own address, not on the node's.
     # The bytes: where an answer names no encoding, `text` is a guess, and digits and dots were once taken for UTF-16.
-    answer = requests.get(f"{url}/ready", timeout=5).content.decode()
+    answer = requests.get(f"{url}/ready", timeout=30).content.decode()
     assert answer == status["podIP"] != status["hostIP"]
-    requests.get(f"{url}/ready/503", timeout=5)
+    requests.get(f"{url}/ready/503", timeout=30)
     assert eventually(lambda: namespace.ready("web", "False"))["containerStatuses"][0]["ready"] is False
-    requests.get(f"{url}/ready/200", timeout=5)
+    requests.get(f"{url}/ready/200", timeout=30)
     eventually(lambda: namespace.ready("web"), why="it does not get ready again")
 
-    requests.get(f"{url}/live/500", timeout=5)
+    requests.get(f"{url}/live/500", timeout=30)
     eventually(lambda: namespace.state("web")["restartCount"] == 1, why="no restart")
     state = namespace.state("web")
     assert state["lastState"]["terminated"]["exitCode"] == 128 + signal.SIGTERM
@@ -327,7 +327,7 @@ def test_deletion_takes_hook_signal_and_grace(namespace: Namespace) -> None:
     container = {"lifecycle": hook, "volumeMounts": [{"name": "out", "mountPath": "/out"}]}
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here'); time.sleep(600)"
     namespace.apply(
-        pod("polite", ON_TERM, container=container, volumes=out, terminationGracePeriodSeconds=30),
+        pod("polite", ON_TERM, container=container, volumes=out, terminationGracePeriodSeconds=300),
         pod("stubborn", stubborn, terminationGracePeriodSeconds=1),
         pod("hurried", stubborn, terminationGracePeriodSeconds=300),
     )
@@ -341,7 +341,7 @@ def test_deletion_takes_hook_signal_and_grace(namespace: Namespace) -> None:
     begun = time.monotonic()
     namespace.kubectl("delete", "pod", "hurried", "--wait=false")
     namespace.kubectl("delete", "pod", "polite", "stubborn")
-    assert time.monotonic() - begun < 15  # not the grace of the polite one
+    assert time.monotonic() - begun < 150  # not the grace of the polite one
     word, when = logs["polite"].read_text().splitlines()[-1].split()
     assert word == "term"
     assert float((node_dir(namespace.cluster.dir, node) / "root/out/hook").read_text()) < float(when)
@@ -374,7 +374,7 @@ def ask(cluster: LocalCluster, node: str, method: str, request: Any, answer: Any
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
-        return call(request, timeout=5)
+        return call(request, timeout=60)
 
 
 def gpus_in(pod: messages.PodResources) -> list[str]:

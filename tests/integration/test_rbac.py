@@ -52,7 +52,7 @@ def names(cluster: LocalCluster, kind: str) -> set[str]:
 
 
 def converged(cluster: LocalCluster) -> None:
-    cluster.kubectl("wait", f"{SERVICE}/chat", "-n", "llm", "--for=condition=Converged", "--timeout=120s")
+    cluster.kubectl("wait", f"{SERVICE}/chat", "-n", "llm", "--for=condition=Converged", "--timeout=240s")
 
 
 def test_every_right_is_used_and_none_is_missing(cluster: LocalCluster) -> None:
@@ -63,7 +63,7 @@ def test_every_right_is_used_and_none_is_missing(cluster: LocalCluster) -> None:
     }
     deleting = values | {"uninstall": {"services": "Delete"}}
     helm.install(values)
-    helm.run("test", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--timeout", "120s")
+    helm.run("test", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--timeout", "240s")
 
     cluster.kubectl("apply", "-f", str(REPOSITORY / "manifests/profiles"))
     apply(cluster, forecast={"initialRequestsPerMinute": 900}, pins={"pools": 2})

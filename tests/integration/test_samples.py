@@ -21,7 +21,7 @@ FILES = sorted([*SAMPLES.glob("*.yaml"), *(REPOSITORY / "manifests/profiles").gl
 @pytest.fixture(scope="module", autouse=True)
 def definitions(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("apply", "-f", str(CRDS))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRDS))
     cluster.kubectl("apply", "-f", str(SAMPLES / "namespace.yaml"))
     yield
     cluster.kubectl("delete", "-f", str(SAMPLES / "namespace.yaml"), "--wait=false", "--ignore-not-found")
@@ -39,7 +39,7 @@ def test_it_is_accepted_and_nothing_of_it_is_lost(cluster: Cluster, path: Path) 
             assert lost(body.get("spec", {}), got.get("spec", {})) == []
     finally:
         if path.name != "namespace.yaml":
-            cluster.kubectl("delete", "-f", str(path), "--timeout=30s")
+            cluster.kubectl("delete", "-f", str(path), "--timeout=120s")
 
 
 def lost(wanted: Any, got: Any, path: str = "spec") -> list[str]:
