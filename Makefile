@@ -69,6 +69,10 @@ bench: setup ## times and ratios of the decision code, side by side (BENCH_OUT=F
 	@PYTHONPATH=hack $(BIN)/python hack/bench_simulator.py
 	@BENCH_OUT= PYTHONPATH=hack $(BIN)/python hack/bench_core.py
 
+.PHONY: bench-capacity
+bench-capacity: setup ## capacities that plans count on beside simulated ones (half an hour once; BENCH_OUT=FILE for JSON)
+	@PYTHONPATH=hack $(BIN)/python hack/bench_capacity.py
+
 .PHONY: bench-core
 bench-core: setup ## times of a plan, of a thousand services, of a forecast (BENCH_OUT=FILE for JSON)
 	@PYTHONPATH=hack $(BIN)/python hack/bench_core.py

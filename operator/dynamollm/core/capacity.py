@@ -14,18 +14,13 @@ import numpy as np
 
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.errors import OutOfRangeError
+from dynamollm.core.margins import margin
 from dynamollm.core.pooling import Capacities, gain
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Load, Order, Slo
 from dynamollm.core.steptable import Floats
 from dynamollm.core.stream import Grid, Mixes, State, Stream
 from dynamollm.core.violation import Misses, limits_of
-
-_CHUNKED_MARGIN: Final = 1.25
-_WHOLE_MARGIN: Final = 1.65
-"""What the closed form finds too much, for engines that chunk prompts and for those that run whole ones. By the rule PerRequest,
-first come first served, 40 random mixes each: with these its rate is over the simulated one's by more than 10 % in 3 % and
-7 % of the cases; with 1.25 for whole prompts that was 20 %, and the demo's short prompts missed their SLO on TP2."""
 
 _EVALUATIONS: Final = 6
 """Of the closed form between the bracket's ends: leaves the rate within 0.5 %."""
@@ -37,11 +32,6 @@ _LEAST_MISSED: Final = 1e-7
 _BLOCK: Final = 8192
 """Watts that are worked out at a time: with what they need they stay in a core's own cache."""
 _OVERLOAD: Final = 1 - 1e-5
-
-
-def rate_margin(profile: Profile) -> float:
-    """Return at which multiple of a rate latencies are judged."""
-    return _CHUNKED_MARGIN if profile.interleaves_prefill else _WHOLE_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +77,11 @@ def capacity_table(
 def capacities(stream: Stream, *, slo: Slo, order: Order, routers: int = 1) -> Capacities:
     """Return the same of cells, [cell]."""
     grid = stream.grid
-    largest = _largest(Misses(stream, limits_of(grid, slo, order)))
-    rate = largest.per_ms * 1e3 / rate_margin(grid.profile)
+    misses = Misses(stream, limits_of(grid, slo, order))
+    largest = _largest(misses)
+    rate = largest.per_ms * 1e3 / margin(chunked=grid.chunked, order=order, rule=slo.rule)
     rate[grid.mixes.rate_per_s.sum(axis=1)[stream.mix_of] <= 0] = 0.0
-    more = gain(largest.batch, chunked=grid.chunked, order=order, rule=slo.rule, routers=routers)
+    more = _gain(misses, largest, routers=routers)
     return Capacities(rate, more)
 
 
@@ -129,6 +120,19 @@ def _largest(misses: Misses) -> State:
         low, high = np.where(kept, middle, low), np.where(kept, high, middle)
     largest = stream.at_batch(most * np.exp(np.where(always, 0.0, low)))
     return replace(largest, per_ms=np.where(never, 0.0, largest.per_ms))
+
+
+def _gain(misses: Misses, largest: State, *, routers: int) -> Floats:
+    """Return what instances that carry so much alone gain in pools, [cell]."""
+    stream, limits = misses.stream, misses.limits
+    return gain(
+        largest.batch,
+        busy=stream.filled(largest),
+        chunked=stream.grid.chunked,
+        order=limits.order,
+        rule=limits.slo.rule,
+        routers=routers,
+    )
 
 
 def power_table(
@@ -213,12 +217,12 @@ def operating_point(
     stream, limits = grid.stream(), limits_of(grid, slo, order)
     misses = Misses(stream, limits)
     per_ms = np.full(1, scale * float(mixes.rate_per_s.sum()) / 1e3)
-    margin = rate_margin(profile)
+    factor = margin(chunked=grid.chunked, order=order, rule=slo.rule)
     if instances > 1:
         # In a pool latencies are those of an instance alone at a lower rate.
-        more = gain(_largest(misses).batch, chunked=grid.chunked, order=order, rule=slo.rule, routers=routers)
-        margin = margin / float(1 + more[0] * (1 - 1 / instances))
-    actual, judged = stream.at_rate(per_ms), stream.at_rate(per_ms * margin)
+        more = _gain(misses, _largest(misses), routers=routers)
+        factor = factor / float(1 + more[0] * (1 - 1 / instances))
+    actual, judged = stream.at_rate(per_ms), stream.at_rate(per_ms * factor)
     power_w = float(stream.power_w(actual)[0])
     if _overloaded(stream, judged):
         never = dict.fromkeys(mixes.classes, math.inf)

@@ -4,7 +4,7 @@ An instance alone has to keep the SLO when several requests happen to come at on
 each request to the one with the fewest inside, each sees nearly even arrivals, and carries 1 + g · (1 - 1/n) times as much.
 Simulation of 107 random mixes at n = 3, 8 and 20 (as in ``hack/calibrate_pools.py``) shows that form to hold for all of them,
 and g to depend on little but the mean batch B of the instance alone: g = a · (1 + B)^-b, since relative fluctuations of a
-batch shrink with its size. What is left at n = 8 is an error of the capacity of 2 to 5 % in the median.
+batch shrink with its size. No balancing makes an instance quicker, though: where prompts keep it busy already, that is the limit.
 """
 
 import math
@@ -36,15 +36,19 @@ _WHOLE: Final[Mapping[SloRule, tuple[float, float]]] = {_ATT: (0.90, 0.67), _X5:
 """The same for whole prompts, where the order of service hardly matters."""
 
 
+MOST_BUSY: Final = 0.9
+"""Share of an instance's time that prompts fill at most, however evenly they come."""
+
 _ROUNDING: Final = 1e-6
 """By how much of itself a capacity is less than what would make one instance fewer enough."""
 
 
-def gain(batch: Floats, *, chunked: bool, order: Order, rule: SloRule, routers: int = 1) -> Floats:
+def gain(batch: Floats, *, busy: Floats, chunked: bool, order: Order, rule: SloRule, routers: int = 1) -> Floats:
     """Return what instances of an endless pool carry beyond one alone, as a share of that.
 
     Args:
         batch: mean requests that decode, of an instance alone at its capacity.
+        busy: share of its time that prompts fill then.
         chunked: whether prompts are made in chunks.
         order: of service.
         rule: of the SLO.
@@ -52,7 +56,7 @@ def gain(batch: Floats, *, chunked: bool, order: Order, rule: SloRule, routers: 
     """
     logarithm, power = _CHUNKED[order, rule] if chunked else _WHOLE[rule]
     share: Floats = left_by(routers) * math.exp(logarithm - SAFETY) * (1 + batch) ** -power
-    return share
+    return np.minimum(share, np.maximum(MOST_BUSY / np.maximum(busy, MOST_BUSY / 100) - 1, 0.0))
 
 
 def left_by(routers: int) -> float:
@@ -76,6 +80,10 @@ class Capacities:
         """Return some of them: at one index, or the last along all others."""
         place = index if isinstance(index, tuple) else (..., index)
         return Capacities(self.alone_per_s[place], self.gain[place])
+
+    def less(self, reserve: float) -> "Capacities":
+        """Return what is left of them where so many times the load must be carried."""
+        return Capacities(self.alone_per_s / reserve, self.gain)
 
     def in_pool(self, instances: Floats | int) -> Floats:
         """Return what each of so many instances carries, requests/s."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dynamollm.core.capacity import capacities, grid_of, powers_w
 from dynamollm.core.ladder import HEADROOM, ladder_clocks
+from dynamollm.core.margins import reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Slo
@@ -35,7 +36,7 @@ class SizeTable:
     """What one instance carries and draws, for many mixes and TP degrees at once."""
 
     capacity_per_s: Floats
-    """[mix, degree] requests/s within the SLO at the highest clock, in the smallest pool that carries the mix; 0.0: none."""
+    """[mix, degree] requests/s within the SLO at the highest clock and less the reserve, in the smallest pool that carries the mix; 0.0: none."""
     power_w: Floats
     """[mix, degree, step] watts at step / ``UTILISATION_STEPS`` of that capacity, at the clock of least energy there."""
 
@@ -61,7 +62,7 @@ def size_table(
         tensor_parallel: degrees.
         clock_mhz: the only clock that may be used; None: all.
         routers: in front of the pools.
-        known: `capacity_table` at all clocks of a ladder, where somebody has worked it out.
+        known: `capacity_table` less the reserve at all clocks of a ladder, where somebody has worked it out.
 
     Raises:
         OutOfRangeError: input tokens, a TP degree or the clock are outside the profile.
@@ -74,6 +75,7 @@ def size_table(
     if known is None:
         cells = capacities(stream, slo=slo, order=order, routers=routers)
         found = Capacities(cells.alone_per_s.reshape(shape), cells.gain.reshape(shape))
+        found = found.less(reserve(chunked=profile.interleaves_prefill, order=order))
     else:
         found = Capacities(known.alone_per_s[..., places], known.gain[..., places])
     fastest = Capacities(found.alone_per_s[..., -1], found.gain[..., -1])

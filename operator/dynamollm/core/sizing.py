@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from dynamollm.core.capacity import capacity_table, power_table, rate_margin, single_mix
+from dynamollm.core.capacity import capacity_table, power_table, single_mix
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import build_ladder, ladder_clocks
+from dynamollm.core.margins import reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Ladder, Load, Order, Slo
@@ -61,8 +62,8 @@ class Sizing(Protocol):
         """Watts of one GPU whose engine is loaded and idle."""
 
     @property
-    def rate_margin(self) -> float:
-        """What an instance really carries over what ``capacity_per_s`` promises: the margin in that promise."""
+    def reserve(self) -> float:
+        """How many times what ``capacity_per_s`` promises an instance really carries."""
 
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
         """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load; 0.0: none."""
@@ -130,9 +131,9 @@ class ProfileSizing:
         return self._profile.loaded_idle_w
 
     @property
-    def rate_margin(self) -> float:
-        """What an instance really carries over what ``capacity_per_s`` promises."""
-        return rate_margin(self._profile)
+    def reserve(self) -> float:
+        """How many times what ``capacity_per_s`` promises an instance really carries."""
+        return reserve(chunked=self._profile.interleaves_prefill, order=self._order)
 
     def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
         """Return what instances carry and draw for many mixes."""
@@ -198,7 +199,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clocks_mhz=ladder_clocks(self._profile) if self._clock_mhz is None else (self._clock_mhz,),
             routers=self._routers,
-        )
+        ).less(self.reserve)
         for index in range(len(mixes.rate_per_s)):
             mix = _mix(mixes.load(index))
             for place, degree in enumerate(tensor_parallel):

@@ -39,11 +39,18 @@ conversations of 2023 this is within 0.1 of what was counted (0.05 for ML, whose
 QUADRATURE: Final = ((-2.857, 0.01126), (-1.3556, 0.22208), (0.0, 0.53332), (1.3556, 0.22208), (2.857, 0.01126))
 """Gauss-Hermite points and weights of a standard normal."""
 
+MOST_DEVIATIONS: Final = 6.0
+"""Beyond them a normal variable is taken to be never or always."""
+
 LEAST_CHUNK: Final = 64.0
 """Tokens: a budget that decoding nearly fills still lets so many prompt tokens through."""
 
-_KV_SIGMAS: Final = 2.33
-"""Deviations of the batch that the KV cache has to hold: preemption in one moment of a hundred."""
+_KV_SIGMAS: Final = 3.1
+"""Deviations of what sequences hold that the KV cache has room for: a prompt that finds none waits for seconds, and all behind
+it. With 2.33 (one moment of a hundred) rates were a fifth too high where memory is what limits."""
+
+TAIL_FROM_MS, TAIL_RATIO, TAIL_STEPS = 10.0, 1.284, 26
+"""Where the tail of what prompts add to steps is known: from 10 ms to 5 s."""
 
 _NEWTON: Final = 3
 """From the chord: leaves the batch within a hundred thousandth, of 1e-9 in nearly all cases."""
@@ -103,6 +110,7 @@ class Grid:
         inputs: [mix] mean tokens.
         outputs: [mix] mean tokens.
         context: [mix] tokens that a sequence holds on average.
+        context_spread: [mix] root of the mean square of that, over the mean.
         prompt_tokens: [quadrature, class] lengths that stand for a class's.
         more_steps: [quadrature, class] steps that such prompts take beyond the first.
         prompt_ms: [quadrature, class, point] what such prompts add to steps.
@@ -132,6 +140,8 @@ class Grid:
         self.context = (self.shares @ (outputs * (inputs + outputs / 2))) / self.outputs
         input_cv = _variation(inputs, [_INPUT_BOUNDS[c.input_length] for c in mixes.classes])
         self.output_cv = _variation(outputs, [_OUTPUT_BOUNDS[c.output_length] for c in mixes.classes])
+        squares = inputs**2 * (1 + input_cv**2) + inputs * outputs + outputs**2 * (1 + self.output_cv**2) / 3
+        self.context_spread = np.sqrt(self.shares @ (outputs * squares) / self.outputs) / self.context
         z, self.weights = np.array(QUADRATURE).T
         sigma = np.sqrt(np.log(1 + input_cv**2))
         self.prompt_tokens = np.clip(
@@ -144,6 +154,15 @@ class Grid:
         self.prompt_ms = self._added_ms(self.prompt_tokens)
         self.class_added = np.stack([np.tensordot(self.weights, self.prompt_ms**k, 1) for k in (1, 2, 3)])
         self.added = self.shares @ self.class_added
+
+    @cached_property
+    def tails(self) -> Floats:
+        """Probability that a prompt adds more than ``TAIL_FROM_MS`` · ``TAIL_RATIO`` ** k to steps, [k, mix, point]."""
+        first, second, _ = self.class_added
+        sigma = np.sqrt(np.log(np.maximum(second / first**2, 1 + 1e-6)))
+        grid = np.log(TAIL_FROM_MS) + np.log(TAIL_RATIO) * np.arange(TAIL_STEPS)[:, None, None]
+        tails: Floats = self.shares @ above_normal((grid - np.log(first) + sigma**2 / 2) / sigma)
+        return tails
 
     def _added_ms(self, tokens: Floats) -> Floats:
         """Return what prompts of these lengths, [quadrature, class], add to the steps that they ride in."""
@@ -230,7 +249,8 @@ class Stream:
         """The largest batch: of the engine's sequences, and of what the KV cache holds, [cell]."""
         held = self._steps.kv_tokens / self._context - 1
         # (√B)² + σ·√B = held
-        root = (-_KV_SIGMAS + np.sqrt(_KV_SIGMAS**2 + 4 * np.maximum(held, 0.0))) / 2
+        sigmas = _KV_SIGMAS * self.grid.context_spread[self.mix_of]
+        root = (-sigmas + np.sqrt(sigmas**2 + 4 * np.maximum(held, 0.0))) / 2
         # A step has to leave room for prompts beside the sequences that decode.
         sequences = min(float(self.grid.profile.max_sequences), max(1.0, self.grid.budget - LEAST_CHUNK))
         most: Floats = np.minimum(root**2, sequences)
@@ -274,6 +294,14 @@ class Stream:
         """Return the time of a decode step of so many sequences of the mix, [..., cell]."""
         return self._decode.ms(batch)
 
+    def filled(self, s: State) -> Floats:
+        """Return the share of time that prompts fill, with their part of the decoding beside them, [..., cell]."""
+        if not self.grid.chunked:
+            return s.prompt_share
+        chunk = np.maximum(self.grid.budget - s.batch, LEAST_CHUNK)
+        filled: Floats = s.per_ms * (self.added[0] + s.decode_ms * self.inputs / chunk)
+        return filled
+
     def step_base_ms(self, s: State) -> Floats:
         """Return what a step with prompts takes beside them, [..., cell]."""
         return s.decode_ms if self.grid.chunked else self.base_ms
@@ -303,6 +331,13 @@ class Stream:
         prefill = np.minimum(busy, s.prompt_share)
         watts = prefill * prefill_w + (busy - prefill) * decode_w + (1 - busy) * self.grid.profile.loaded_idle_w
         return watts * steps.gpus
+
+
+def above_normal(deviations: Floats) -> Floats:
+    """Return the probability that a normal variable is so many deviations above its mean."""
+    z = np.clip(deviations, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+    above: Floats = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
+    return above
 
 
 def _variation(means: Floats, bounds: Sequence[tuple[float, float]]) -> Floats:

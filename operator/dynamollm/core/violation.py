@@ -16,20 +16,30 @@ import numpy as np
 
 from dynamollm.core.records import Order, Slo, SloRule
 from dynamollm.core.steptable import Floats, step_table
-from dynamollm.core.stream import QUADRATURE, Grid, Indices, Singles, State, Stream
+from dynamollm.core.stream import (
+    MOST_DEVIATIONS,
+    QUADRATURE,
+    TAIL_FROM_MS,
+    TAIL_RATIO,
+    TAIL_STEPS,
+    Grid,
+    Indices,
+    Singles,
+    State,
+    Stream,
+    above_normal,
+)
 from dynamollm.core.waiting import Waits, ahead, waits
 
 ALONE_FACTOR: Final = 5.0
 """SloRule.FIVE_TIMES_ALONE: the end-to-end latency may be so many times that of the request alone."""
 
-_OUTPUT_POINTS: Final = (-1.0, 1.0)
-"""Deviations from the mean output, of equal weight: a short answer has less slack, a long one more."""
+_OUTPUT_POINTS: Final = (-1.4, 0.0, 1.4)
+"""Deviations from the mean output, of equal weight: a short answer has less slack, a long one more. A little wider than three
+points of a normal variable would be, since it is the short ones that miss."""
 
 _HALVINGS: Final = 16
 """Of a bracket around a percentile: an error below 0.02 %."""
-
-_MOST_DEVIATIONS: Final = 6.0
-"""Beyond them a normal variable is taken to be never or always."""
 
 _BLOCK: Final = 32_768
 """Numbers that are worked on at a time: with what they need they stay in a core's own cache."""
@@ -39,7 +49,7 @@ _NINE = np.float32(9)
 _HALF, _TWELFTH = np.float32(1 / 2), np.float32(1 / 12)
 _NOTHING, _ENDLESS = np.float32(0.0), np.float32(np.inf)
 _SCALE = np.float32(0.07056 ** (1 / 3))
-_LINEAR, _FARTHEST = np.float32(1.5976) / _SCALE, np.float32(_MOST_DEVIATIONS) * _SCALE
+_LINEAR, _FARTHEST = np.float32(1.5976) / _SCALE, np.float32(MOST_DEVIATIONS) * _SCALE
 """So that the cubic of the normal tail is y³ + linear · y."""
 
 
@@ -168,7 +178,34 @@ class Misses:
         """Return the probability that a request's mean TBT is above a limit, given as its ``_beyond_least``, [member]."""
         mean, prompts, steady = self._token_tail(s)
         above, room = np.empty_like(root), np.empty_like(root)
-        return _tail(root, *_normal(mean, prompts * self._per_gap + steady), out=above, room=room)
+        usual = _tail(root, *_normal(mean, prompts * self._per_gap + steady), out=above, room=room)
+        return usual if self.stream.grid.chunked else np.maximum(usual, self._stalled(s, root))
+
+    def _stalled(self, s: State, root: Singles) -> Singles:
+        """Return the probability that one whole prompt is enough to make a request slow, [member].
+
+        Where tokens are few that is how they become slow, which no gamma shows.
+        """
+        stream = self.stream
+        slack = root.astype(np.float64) ** 3 - stream.each(s.decode_ms - stream.alone_ms)
+        base, per_token = stream.each(stream.base_ms), stream.each(s.per_ms * s.decode_ms)
+        total = np.zeros(root.size)
+        for gaps in _gaps(stream.grid):
+            some = np.maximum(gaps, 1.0)[stream.class_of]
+            total += 1 - np.exp(-per_token * some * self._longer(some * slack - base))
+        return (total / len(_OUTPUT_POINTS)).astype(np.float32)
+
+    def _longer(self, room_ms: Floats) -> Floats:
+        """Return the probability that a prompt adds more than this to steps, [member]."""
+        stream = self.stream
+        place = np.log(np.maximum(room_ms, TAIL_FROM_MS) / TAIL_FROM_MS) / math.log(TAIL_RATIO)
+        place = np.minimum(place, TAIL_STEPS - 1 - 1e-9)
+        low = place.astype(np.int64)
+        tails = stream.grid.tails.reshape(TAIL_STEPS, -1)
+        cells = (stream.mix_of * stream.grid.full_ms.size + stream.point_of)[stream.cell_of]
+        here, next_one = tails[low, cells], tails[low + 1, cells]
+        longer: Floats = here + (next_one - here) * (place - low)
+        return longer
 
     def _long_gaps(self, s: State) -> Floats:
         """Return the share of all gaps between tokens that are above the limit, [member].
@@ -179,19 +216,19 @@ class Misses:
         limits_ms = self.limits.tbt_ms[self.stream.class_of]
         found = np.zeros(limits_ms.size)
         for limit in np.unique(limits_ms):
-            found = np.where(limits_ms == limit, self.stream.each(self._gaps_above(s, float(limit))), found)
+            found = np.where(limits_ms == limit, self.stream.each(self._gapsabove_normal(s, float(limit))), found)
         return found
 
-    def _gaps_above(self, s: State, limit_ms: float) -> Floats:
+    def _gapsabove_normal(self, s: State, limit_ms: float) -> Floats:
         stream, chunked = self.stream, self.stream.grid.chunked
         slack = limit_ms - s.decode_ms
         spread = (stream.decode_ms(2 + s.batch) - s.decode_ms) * np.sqrt(s.batch)
-        alone = _above(slack / np.maximum(spread, _TINY))
+        alone = above_normal(slack / np.maximum(spread, _TINY))
         room = np.maximum(slack - stream.base_ms, 1e-9) / (1 + np.minimum(s.prompt_share, 0.5))
         # Log-normal by two moments.
         e1, e2 = stream.of_class_and_point(stream.grid.class_added[:2])
         sigma = np.sqrt(np.log(np.maximum(e2 / e1**2, 1 + 1e-6)))
-        longer = _above((stream.each(np.log(room)) + sigma**2 / 2 - np.log(e1)) / sigma)
+        longer = above_normal((stream.each(np.log(room)) + sigma**2 / 2 - np.log(e1)) / sigma)
         if chunked:
             several = np.maximum(e1 / stream.each(stream.full_ms), 1.0)
             longer = np.where(stream.each(slack < stream.full_ms), longer * several, 0.0)
@@ -207,7 +244,7 @@ class Misses:
             raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
         decode, waited = (stream.each(one.astype(np.float32)) for one in (s.decode_ms, s.token_ms - s.decode_ms))
         _, prompts, steady = self._token_tail(s)
-        found = waits(stream, s, self._ahead)
+        found = waits(stream, s, self._ahead, to_end=True)
         total = np.zeros(decode.size, np.float32)
         for alone, gaps in zip(alone_ms, _gaps(stream.grid), strict=True):
             some = gaps.astype(np.float32)[stream.class_of]
@@ -320,13 +357,6 @@ def _tail(
     np.exp(out, out=out)
     out += 1
     return np.divide(probability, out, out=out)
-
-
-def _above(deviations: Floats) -> Floats:
-    """Return the probability that a normal variable is so many deviations above its mean."""
-    z = np.clip(deviations, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
-    above: Floats = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
-    return above
 
 
 def _alone_ms(grid: Grid) -> Floats:

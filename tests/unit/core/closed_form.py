@@ -7,7 +7,7 @@ import numpy as np
 
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import Load, Order, Slo, SloRule
+from dynamollm.core.records import ClassLoad, Load, Order, Slo, SloRule
 from dynamollm.core.stream import LENGTH_CV, QUADRATURE
 
 BOUNDS = {
@@ -58,6 +58,9 @@ class Cell:
             for c, part in self.load.items()
         )
         self.context = held / self.outputs
+        self.spread = math.sqrt(
+            sum(self.share[c] * self.square(part, c) for c, part in self.load.items()) / self.outputs
+        )
         self.base_ms = 0.0 if self.chunked else self.prefill_ms(1, 1)
         self.full_ms = self.prefill_ms(self.budget, 0.0 if self.chunked else self.budget**2) - self.prefill_ms(1, 1)
         self.added = [self.moment(self.load, k) for k in (1, 2, 3)]
@@ -68,6 +71,18 @@ class Cell:
         self.prompt_share = min(self.per_ms * busy_ms, 1 - 1e-6)
         self.token_ms = self.step_ms / (1 - self.prompt_share)
         self.prompt_base_ms = self.step_ms if self.chunked else self.base_ms
+
+    def square(self, part: ClassLoad, request_class: RequestClass) -> float:
+        """What sequences of a class hold: the mean square, weighed by their tokens."""
+        inputs, outputs = part.input_tokens, part.output_tokens
+        of_inputs, of_outputs = (
+            variation(mean, bounds)
+            for mean, bounds in zip(
+                (inputs, outputs), (BOUNDS[request_class.value[0]][0], BOUNDS[request_class.value[1]][1]), strict=True
+            )
+        )
+        mean_square = inputs**2 * (1 + of_inputs**2) + inputs * outputs + outputs**2 * (1 + of_outputs**2) / 3
+        return outputs * mean_square
 
     def prefill_ms(self, tokens: float, squared: float) -> float:
         point = {"tensor_parallel": self.tensor_parallel, "clock_mhz": self.clock_mhz}
@@ -107,15 +122,16 @@ class Cell:
         together = max(1.0, self.per_ms * (self.prompt_base_ms + self.added[0]))
         filled = self.inputs / chunk if self.chunked else 0.0
         scale = 1 + self.prompt_base_ms * filled / self.added[0]
-        beside = self.prompt_base_ms * max(1 / together - filled, 0.0)
-        share = sum(self.share[c] for c in ahead)
+        beside = self.prompt_base_ms * max(1 - together * filled, 0.0)
+        share = sum(self.share[c] for c in ahead) / together
         e1, e2, e3 = (scale**k * self.moment(ahead, k) for k in (1, 2, 3))
         w1 = e1 + beside * share
         w2 = e2 + 2 * e1 * beside + beside**2 * share
         w3 = e3 + 3 * e2 * beside + 3 * e1 * beside**2 + beside**3 * share
         load = min(max(self.per_ms * w1, 1e-12), 0.999)
-        first = self.per_ms * w2 / (2 * (1 - load))
-        second = 2 * first**2 + self.per_ms * w3 / (3 * (1 - load))
+        free = 1 - (min(max(self.per_ms * e1, 1e-12), 0.999) if self.chunked else load)
+        first = self.per_ms * w2 / (2 * free)
+        second = 2 * first**2 + self.per_ms * w3 / (3 * free)
         return load, first / load, second / load
 
     def cases(self, request_class: RequestClass, slo: Slo, order: Order) -> list[tuple[float, float, float]]:
@@ -132,12 +148,16 @@ class Cell:
         load, mean, square = self.queue({c for c in everyone if slo.ttft_ms[c] <= limit})
         earlier = {c for c in everyone if slo.ttft_ms[c] < limit}
         stretch = behind / (1 - (self.queue(earlier)[0] if earlier else 0.0))
-        full = self.step_ms + self.full_ms
-        later_mean = min(all_mean * behind, 1.5 * full)
-        later_square = min(all_square * behind**2, 7 / 3 * full**2)
+        later = max(all_load - load, 0.0)
+        first = max(all_load * all_mean - load * mean, 1e-12) / max(later, 1e-12) * behind
+        second = max(all_load * all_square - load * square, 1e-12) / max(later, 1e-12) * behind**2
+        if self.chunked:
+            most = (10.0 if slo.rule is SloRule.FIVE_TIMES_ALONE else 1.5) * (self.step_ms + self.full_ms) / first
+            second = 2 * first**2 * (1 - math.exp(-most) * (1 + most))
+            first = first * (1 - math.exp(-most))
         return [
             (load, mean * stretch, (square - mean**2) * stretch**2),
-            (max(all_load - load, 0.0), later_mean, later_square - later_mean**2),
+            (later, first, second - first**2),
         ]
 
     def over(self, slack: float, cases: list[tuple[float, float, float]], more: tuple[float, float] | None) -> float:
@@ -178,7 +198,37 @@ class Cell:
     def slow(self, request_class: RequestClass, limit_ms: float) -> float:
         least = self.decode_ms(1)
         gaps = max(1.0, self.load[request_class].output_tokens - 1)
-        return gamma_tail(limit_ms - least, self.token_ms - least, self.token_variance(gaps))
+        usual = gamma_tail(limit_ms - least, self.token_ms - least, self.token_variance(gaps))
+        return usual if self.chunked else max(usual, self.stalled(request_class, limit_ms))
+
+    def stalled(self, request_class: RequestClass, limit_ms: float) -> float:
+        total = 0.0
+        for answer in self.answers(request_class):
+            some = max(answer, 1.0)
+            room = some * (limit_ms - self.step_ms) - self.base_ms
+            total += (1 - math.exp(-self.per_ms * some * self.step_ms * self.longer(room))) / 3
+        return total
+
+    def longer(self, room_ms: float) -> float:
+        """P(a prompt adds more than this), a straight line between the points of a grid."""
+        place = min(math.log(max(room_ms, 10.0) / 10.0) / math.log(1.284), 25 - 1e-9)
+        low = math.floor(place)
+        here, there = (self.longer_than(10.0 * 1.284**k) for k in (low, low + 1))
+        return here + (there - here) * (place - low)
+
+    def longer_than(self, ms: float) -> float:
+        total = 0.0
+        for c, share in self.share.items():
+            e1, e2 = (sum(w * self.prompt_ms(tokens) ** k for tokens, w in self.lengths(c)) for k in (1, 2))
+            sigma = math.sqrt(math.log(max(e2 / e1**2, 1 + 1e-6)))
+            total += share * normal_tail((math.log(ms) - math.log(e1) + sigma**2 / 2) / sigma)
+        return total
+
+    def answers(self, request_class: RequestClass) -> list[float]:
+        """Gaps between the tokens of answers that stand for a class's."""
+        mean = self.load[request_class].output_tokens
+        sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[1]][1]) ** 2))
+        return [max(mean * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0) for z in (-1.4, 0.0, 1.4)]
 
     def long_gaps(self, limit_ms: float) -> float:
         slack = limit_ms - self.step_ms
@@ -198,18 +248,21 @@ class Cell:
     def beyond_alone(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
         fastest = Cell(self.profile, self.load, max(self.profile.tensor_parallel), self.profile.max_clock_mhz, 0.0)
         cases = self.cases(request_class, slo, order)
-        mean = self.load[request_class].output_tokens
-        sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[1]][1]) ** 2))
         total = 0.0
-        for z in (-1.0, 1.0):
-            gaps = max(mean * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0)
+        for gaps in self.answers(request_class):
             lumps = gaps * (self.token_ms - self.step_ms), gaps**2 * self.token_variance(max(gaps, 1.0))
             for tokens, weight in self.lengths(request_class):
                 steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
                 slack = 5 * fastest.alone_ms(tokens, gaps) - gaps * self.step_ms
                 slack -= steps * self.prompt_base_ms + self.prompt_ms(tokens)
-                total += weight / 2 * self.over(slack, cases, lumps)
+                total += weight / 3 * self.over(slack, cases, lumps)
         return total
+
+    def most(self) -> float:
+        """The largest batch that the KV cache has room for, but for one moment of a thousand."""
+        held = self.profile.kv_capacity_tokens(self.tensor_parallel) / self.context - 1
+        sigmas = 3.1 * self.spread / self.context
+        return ((-sigmas + math.sqrt(sigmas**2 + 4 * max(held, 0.0))) / 2) ** 2
 
     def alone_ms(self, tokens: float, gaps: float) -> float:
         """End-to-end latency of a request alone."""
@@ -227,8 +280,6 @@ class Cell:
 
 def random_load(rng: np.random.Generator) -> Load:
     """Some classes at lengths within their bounds."""
-    from dynamollm.core.records import ClassLoad  # noqa: PLC0415 - beside its use
-
     classes = rng.choice(np.array(RequestClass, dtype=object), size=int(rng.integers(1, 10)), replace=False)
     return {
         RequestClass(c): ClassLoad(

@@ -56,7 +56,7 @@ class RoundSizing:
     idle_power_w: float = 115.0
     capacity: Mapping[int, float] = field(default_factory=lambda: dict(CAPACITY))
     interference: float = 1.0
-    rate_margin: float = 1.25
+    reserve: float = 1.25
 
     def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
         lengths = mixes.input_tokens + mixes.output_tokens

@@ -182,7 +182,7 @@ def test_behind_several_routers_everything_that_plans_ask_for_counts_on_less(nam
     ]
     tops = [ladder.steps[-1].max_tokens_per_s for ladder in ladders]
     assert tops[1] < 0.95 * tops[0]
-    share = at_rate(load, rate_per_s_wanted=1.05 * capacities[1])
+    share = at_rate(load, rate_per_s_wanted=1.05 * four.reserve * capacities[1])
     assert [at(name, share, instances=8, routers=routers).meets_slo for routers in (1, 4)] == [True, False]
 
 

@@ -275,7 +275,7 @@ def test_a_reduction_leaves_enough_for_the_load_of_now_when_an_instance_fails(po
     service = make_service(
         policy=policy, tensor_parallel=(8,), behavior=Behavior(scale_down_stabilization_s=0.0, tolerance=0.0)
     )
-    sizing = AtOneClock(rate_margin=1.0)
+    sizing = AtOneClock(reserve=1.0)
     # Tokens/s: one TP8 carries 12,000; two carry this, and one of them alone would not.
     rates = {RequestClass.MM: 22.0}
     assert instances(decided(service, rates, sizing=sizing)) == 2

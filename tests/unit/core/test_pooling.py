@@ -12,6 +12,9 @@ some = st.floats(0.01, 100.0)
 gains = st.floats(0.0, 3.0)
 
 
+IDLE = np.array(0.0)
+
+
 def capacities(alone: float, more: float) -> Capacities:
     return Capacities(np.array([alone]), np.array([more]))
 
@@ -20,14 +23,25 @@ def capacities(alone: float, more: float) -> Capacities:
 @pytest.mark.parametrize("rule", list(SloRule))
 def test_a_pool_gains_less_the_larger_the_batches(order: Order, rule: SloRule) -> None:
     for chunked in (True, False):
-        found = gain(np.array([0.0, 1.0, 10.0, 100.0, 256.0]), chunked=chunked, order=order, rule=rule)
+        found = gain(np.array([0.0, 1.0, 10.0, 100.0, 256.0]), busy=IDLE, chunked=chunked, order=order, rule=rule)
         assert np.all(np.diff(found) < 0)
         assert np.all((found > 0) & (found < 3.5))
 
 
+@pytest.mark.parametrize(("busy", "most"), [(0.1, 1.5), (0.5, 0.8), (0.6, 0.5), (0.9, 0.0), (0.99, 0.0)])
+def test_no_balancing_makes_an_instance_quicker(busy: float, most: float) -> None:
+    order, rule = Order.FIRST_COME_FIRST_SERVED, SloRule.PER_REQUEST
+    found = gain(np.zeros(1), busy=np.array([busy]), chunked=True, order=order, rule=rule)
+    assert found == pytest.approx(most, abs=0.3 if busy < 0.2 else 1e-9)
+
+
 def test_routers_that_balance_apart_leave_a_smaller_gain_each() -> None:
     left = [
-        float(gain(np.array(2.0), chunked=True, order=Order.FIRST_COME_FIRST_SERVED, rule=rule, routers=routers))
+        float(
+            gain(
+                np.array(2.0), busy=IDLE, chunked=True, order=Order.FIRST_COME_FIRST_SERVED, rule=rule, routers=routers
+            )
+        )
         for rule in (SloRule.PER_REQUEST,)
         for routers in (1, 2, 4, 8)
     ]

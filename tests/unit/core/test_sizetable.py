@@ -12,6 +12,7 @@ from test_violation import mixes
 from dynamollm.core.capacity import capacity_table
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import ladder_clocks
+from dynamollm.core.margins import reserve
 from dynamollm.core.records import Order
 from dynamollm.core.sizetable import _least, size_table
 from dynamollm.core.sizing import ProfileSizing
@@ -46,6 +47,7 @@ def test_what_is_known_already_makes_the_same_table(name: str, order: Order) -> 
     found = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees)
     clocks = ladder_clocks(profile(name))
     known = capacity_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, clocks_mhz=clocks)
+    known = known.less(reserve(chunked=profile(name).interleaves_prefill, order=order))
     again = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, known=known)
     assert again.capacity_per_s == pytest.approx(found.capacity_per_s, rel=1e-4)
     assert again.power_w == pytest.approx(found.power_w, rel=1e-3)

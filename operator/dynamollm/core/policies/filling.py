@@ -247,11 +247,11 @@ class Filler:
         return replace(room, min_instances=count, max_instances=count, min_gpus=0)
 
     def _surviving_per_s(self, size: PoolSize, classes: Classes) -> float:
-        """Return what must still be carried when an instance fails: the load of now, the SLO's margin used up."""
+        """Return what must still be carried when an instance fails: the load of now, the reserve used up."""
         s = self._situation
         now = tokens_per_s({c: s.recent[c] for c in classes if c in s.recent})
         planned = tokens_per_s(size.load)
-        return now / planned * size.rate_per_s / s.sizing.rate_margin if planned > 0 else 0.0
+        return now / planned * size.rate_per_s / s.sizing.reserve if planned > 0 else 0.0
 
     def _wished(self, size: PoolSize, wish: Mix, *, room: Bounds, switching: Switching) -> Choice | None:
         choice = replace(self._choice(size, wish), start_w=start_cost(size, wish, switching, self._weights))
