@@ -216,10 +216,10 @@ class Misses:
         limits_ms = self.limits.tbt_ms[self.stream.class_of]
         found = np.zeros(limits_ms.size)
         for limit in np.unique(limits_ms):
-            found = np.where(limits_ms == limit, self.stream.each(self._gapsabove_normal(s, float(limit))), found)
+            found = np.where(limits_ms == limit, self.stream.each(self._gaps_above(s, float(limit))), found)
         return found
 
-    def _gapsabove_normal(self, s: State, limit_ms: float) -> Floats:
+    def _gaps_above(self, s: State, limit_ms: float) -> Floats:
         stream, chunked = self.stream, self.stream.grid.chunked
         slack = limit_ms - s.decode_ms
         spread = (stream.decode_ms(2 + s.batch) - s.decode_ms) * np.sqrt(s.batch)
