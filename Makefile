@@ -64,13 +64,14 @@ e2e: setup ## the end-to-end tests: make demo on the local cluster, image and ch
 	@$(BIN)/pytest -q $(E2E)
 
 .PHONY: bench
-bench: setup ## times and ratios of the decision code, side by side (BENCH_OUT=FILE for JSON)
+bench: setup ## times and ratios of the decision code, and the forecast against naive ones (BENCH_OUT=FILE for JSON)
 	@PYTHONPATH=hack $(BIN)/python hack/bench.py
 	@PYTHONPATH=hack $(BIN)/python hack/bench_simulator.py
-	@BENCH_OUT= PYTHONPATH=hack $(BIN)/python hack/bench_core.py
+	@PYTHONPATH=hack $(BIN)/python hack/bench_core.py
+	@PYTHONPATH=hack OMP_NUM_THREADS=1 $(BIN)/python hack/bench_forecast.py
 
 .PHONY: bench-capacity
-bench-capacity: setup ## capacities that plans count on beside simulated ones (half an hour once; BENCH_OUT=FILE for JSON)
+bench-capacity: setup ## capacities that plans count on beside simulated ones (three quarters of an hour once; BENCH_OUT=FILE for JSON)
 	@PYTHONPATH=hack $(BIN)/python hack/bench_capacity.py
 
 .PHONY: bench-core

@@ -3,13 +3,10 @@
 Absolute times depend on the machine; the ratios say what a choice in the code buys. ``BENCH_OUT=FILE`` gets it as JSON.
 """
 
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -24,6 +21,7 @@ from dynamollm.core.records import ForecastSettings, Load, NodeGpus, Observation
 from dynamollm.simulator.single_pool import run_single_pool
 from dynamollm.simulator.traces import generate_conversation_hour
 from lab.demo.manifests import read_profile, read_service
+from lab.figures import record
 from lab.paths import REPOSITORY
 
 PROFILES: Final = ("h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023")
@@ -96,8 +94,7 @@ def main() -> None:
     for figure in figures[PROFILES[0]]:
         table.add_row(figure, *(f"{figures[name][figure]:,.1f}" for name in PROFILES))
     console.print(table)
-    if out := os.environ.get("BENCH_OUT"):
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n")
+    record(figures)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """``make bench-core``: how long decisions take, for one service and for a thousand. ``BENCH_OUT=FILE`` for JSON.
 
 A plan here is all of `decide` at the cluster level, policy Joint: load of now, forecast with its band over three days of
-minutes (and two weeks of five minutes, where a service is that old), what all subsets of the nine classes carry and draw,
+minutes and two weeks of five minutes, lengths over two weeks of half hours, what all subsets of the nine classes carry and draw,
 the cheapest pools, instances and clocks, ladders, the guards against the plan in force. Prometheus and Kubernetes are not in
 it. Loads follow a day's wave over the class shares of the Azure conversations of 2023, with Poisson noise; inventories are whole
 nodes, fragmented nodes, and too few GPUs. Times are CPU time of the one thread: the machine may have other work.
 """
 
-import json
 import math
-import os
 import resource
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,11 +25,12 @@ from dynamollm.adapters.allocator import keep_freed_memory
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.decide import decide
 from dynamollm.core.forecast import outlook
-from dynamollm.core.past_load import PastLoad
+from dynamollm.core.past_load import PastLengths, PastLoad
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import LoadHistory, NodeGpus, Observation, Plan, PolicyName, Service
 from lab.demo.manifests import read_profile, read_service
+from lab.figures import record
 from lab.paths import REPOSITORY
 
 PROFILE: Final = "h100-llama2-70b-vllm"
@@ -44,6 +43,9 @@ MINUTE_S: Final = 60.0
 HISTORY_DAYS: Final = 3
 PAST_DAYS: Final = 14
 PAST_STEP_S: Final = 300.0
+LENGTHS_STEP_S: Final = 1800.0
+LENGTHS_NOISE: Final = 0.05
+"""σ of the mean tokens of half an hour, in logarithms."""
 RATES_PER_S: Final = (0.3, 100.0)
 """Peaks of the services, requests/s, drawn evenly on the logarithm."""
 START_S: Final = 1_700_000_000.0
@@ -83,7 +85,17 @@ class Case:
                 step_s=PAST_STEP_S,
                 rate_per_s=self._rates(now_s, PAST_DAYS * DAY_S, PAST_STEP_S, draw),
             ),
+            lengths=PastLengths(
+                end_s=now_s,
+                step_s=LENGTHS_STEP_S,
+                input_tokens={c: self._lengths(part.input_tokens, draw) for c, part in lengths.items()},
+                output_tokens={c: self._lengths(part.output_tokens, draw) for c, part in lengths.items()},
+            ),
         )
+
+    def _lengths(self, tokens: float, draw: np.random.Generator) -> "array[float]":
+        noise = draw.normal(0.0, LENGTHS_NOISE, round(PAST_DAYS * DAY_S / LENGTHS_STEP_S))
+        return array("d", (tokens * np.exp(noise)).tolist())
 
     def _rates(
         self, now_s: float, span_s: float, step_s: float, draw: np.random.Generator
@@ -174,8 +186,7 @@ def main() -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:,.1f}")
     console.print(table)
-    if out := os.environ.get("BENCH_OUT"):
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n")
+    record(figures)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 Rolling origin: each forecast knows the series up to its origin and nothing else, and is compared with the peak that came
 within the horizon. The naive methods get a band too, made of their own past misses in the very same way; without one
 they would be no match. Real traces come from ``../shared/data/traces``; where that is absent they are left out, and the
-table says so. ``BENCH_OUT=FILE`` gets the figures as JSON.
+table says so. A second table is of lengths (``bench_lengths``). ``BENCH_OUT=FILE`` gets the figures as JSON.
 """
 
 import csv
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -24,12 +22,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import bench_lengths
+from bench_lengths import LengthScore
 from dynamollm.core.classes import ClassBoundaries, RequestClass
 from dynamollm.core.forecast import BACKTEST_BUCKETS, BACKTEST_S, Outlook, outlook
 from dynamollm.core.forecast_choice import pinball, upper_band
 from dynamollm.core.forecast_methods import past_of
 from dynamollm.core.past_load import PastLoad
 from dynamollm.core.records import ForecastSettings, Intervals, LoadHistory
+from lab.figures import record
 from lab.paths import REPOSITORY
 
 TRACES: Final = REPOSITORY.parent / "shared/data/traces"
@@ -258,10 +259,13 @@ def main() -> None:
             f"{one.fit_ms:.2f}",
         )
     console.print(table)
+    lengths: list[LengthScore] = []
     if len(traces) == 1:
         console.print("skipped: the Azure traces, since ../shared/data/traces is absent")
-    if out := os.environ.get("BENCH_OUT"):
-        Path(out).write_text(json.dumps([asdict(one) for one in scores], indent=2) + "\n")
+    else:
+        lengths = [score for one in bench_lengths.series(TRACES) for score in bench_lengths.score(one)]
+        console.print(bench_lengths.table(lengths))
+    record({"forecast": [asdict(one) for one in scores], "lengths": [asdict(one) for one in lengths]})
 
 
 if __name__ == "__main__":

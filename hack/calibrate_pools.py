@@ -3,6 +3,7 @@
 ``PYTHONPATH=hack .venv/bin/python hack/calibrate_pools.py [MIXES]``: half an hour of one core for a hundred.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Final
@@ -10,9 +11,10 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+from scipy.optimize import least_squares
 
 from dynamollm.core.capacity import capacity_per_s, single_mix
-from dynamollm.core.pooling import left_by
+from dynamollm.core.pooling import SAFETY, Capacities, Fit, left_by
 from dynamollm.core.records import Order, SloRule
 from dynamollm.core.stream import Grid
 from dynamollm.simulator.steps import StepTable
@@ -32,7 +34,11 @@ SEEN_GAIN: Final = 0.2
 RULES: Final = (SloRule.PER_REQUEST, SloRule.FIVE_TIMES_ALONE)
 PROFILES: Final = ("h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023")
 CLOCKS_MHZ: Final = (1005, 1200, 1395, 1695, 1980)
-LEAST_GAIN: Final = 0.02
+FIRST: Final = (1.5, 0.6, 2.0)
+BOUNDS: Final = ((-3.0, 0.0, 0.1), (6.0, 2.0, 8.0))
+"""ln a, b and h: where the fit begins and stays."""
+OUTLIER: Final = 0.05
+"""Larger errors of the logarithm count by size, not by square."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,10 @@ class Row:
     rule: SloRule
     batch: float
     """Mean, of an instance alone at its capacity."""
-    gains: tuple[float, ...]
-    """By size n: (what each instance carries over what one alone does - 1) / (1 - 1/n)."""
+    full: float
+    """What it carries beyond that with its batch always full, as a share of it."""
+    times: tuple[float, ...]
+    """By size of the pool: what each instance carries over what one alone does."""
     left: tuple[float, ...]
     """By number of routers: share of the gain that is left with that many."""
 
@@ -86,34 +94,47 @@ def rows(number: int) -> list[Row]:
                 left.append((rate - rates[0]) / max(rates[1 + MIDDLE] - rates[0], 1e-9))
             if min(rates) >= LEAST_RATE:
                 batch = float(stream.at_rate(np.array([rates[0] / 1e3])).batch[0])
-                gains = tuple((rate / rates[0] - 1) / (1 - 1 / n) for rate, n in zip(rates[1:], POOLS, strict=True))
-                found.append(Row(profile.interleaves_prefill, order, rule, batch, gains, tuple(left)))
+                full = float(stream.at_batch(stream.full).per_ms[0]) * 1e3 / rates[0] - 1
+                times = tuple(rate / rates[0] for rate in rates[1:])
+                found.append(Row(profile.interleaves_prefill, order, rule, batch, full, times, tuple(left)))
     return found
+
+
+def error(fit: Fit, some: list[Row], *, safety: float = 0.0) -> Floats:
+    """Return how much too large capacities in pools are by a fit, in logarithms, [mix, size]."""
+    batch, full = (np.array([[getattr(row, name)] for row in some]) for name in ("batch", "full"))
+    gained = math.exp(-safety) * fit.gain(batch, full)
+    times = Capacities(np.ones_like(gained), gained, fit.half_at).times_alone(np.array(POOLS, np.float64))
+    wrong: Floats = np.log(times) - np.log([row.times for row in some])
+    return wrong
+
+
+def fitted(some: list[Row]) -> Fit:
+    """Return the fit of least error."""
+    solved = least_squares(
+        lambda fit: error(Fit(*fit), some).ravel(), FIRST, bounds=BOUNDS, loss="soft_l1", f_scale=OUTLIER
+    )
+    return Fit(*solved.x)
 
 
 def show(found: list[Row]) -> None:
     """Print the coefficients, and what they leave."""
     console = Console(width=140)
-    shares = 1 - 1 / np.array(POOLS)
     for chunked, order, rule in dict.fromkeys((row.chunked, row.order, row.rule) for row in found):
         some = [row for row in found if (row.chunked, row.order, row.rule) == (chunked, order, rule)]
-        gains: Floats = np.array([row.gains for row in some])
-        batches: Floats = np.log1p([row.batch for row in some])
-        terms = np.stack([np.ones_like(batches), batches], axis=1)
-        wanted = np.log(np.maximum(gains.min(axis=1), LEAST_GAIN))
-        (logarithm, power), *_ = np.linalg.lstsq(terms, wanted, rcond=None)
-        fitted = np.exp(logarithm + power * batches)
-        error = (1 + fitted[:, None] * shares) / (1 + gains * shares) - 1
+        fit = fitted(some)
+        left = error(fit, some, safety=SAFETY)
         console.print(
-            f"{'chunks' if chunked else 'whole prompts'}, {order}, {rule}: ln a {logarithm:.2f}, b {-power:.2f} ({len(some)} mixes; "
-            f"error of the capacity: median {np.median(np.abs(error)):.1%}, 95th percentile {np.quantile(error, 0.95):+.1%})"
+            f"{'chunks' if chunked else 'whole prompts'}, {order}, {rule}: ln a {fit.logarithm:.2f}, b {fit.power:.2f}, "
+            f"h {fit.half_at:.1f} ({len(some)} mixes; less the safety, error of the capacity: median "
+            f"{np.median(np.abs(left)):.1%}, 95th percentile {np.quantile(left, 0.95):+.1%})"
         )
 
 
 def show_routers(found: list[Row]) -> None:
     """Print what several routers leave of the gain."""
     console = Console(width=140)
-    seen: Floats = np.array([row.left for row in found if row.gains[MIDDLE] >= SEEN_GAIN])
+    seen: Floats = np.array([row.left for row in found if row.times[MIDDLE] >= 1 + SEEN_GAIN])
     for routers, left in zip(ROUTERS, seen.T, strict=True):
         lowest, middle = np.quantile(left, (0.1, 0.5))
         console.print(

@@ -11,11 +11,11 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -34,6 +34,10 @@ REQUESTS: Final = 64_000
 PROFILES: Final = ("h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023")
 CLOCKS_MHZ: Final = (1005, 1200, 1395, 1695, 1980)
 TRACE: Final = REPOSITORY / "../shared/data/traces/AzureLLMInferenceTrace_conv.csv"
+ENGINE: Final = (
+    *("accounts", "control", "fleet", "fleet_state", "kernel", "memory", "queues", "state", "steps", "tally"),
+)
+"""The modules of the simulator that a case runs."""
 GRID: Final = 0.01
 """Of logarithms of rates: rules share simulations."""
 FIRST_OF_TRACE: Final = 1_000_000
@@ -62,15 +66,10 @@ def profile_of(name: str) -> Profile:
 
 def cases(seed: int, numbers: range) -> Iterator[Case]:
     """Yield cases, simulating those whose answers are not kept."""
-    folder = cache_dir() / "capacity" / _digest()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_dir() / "capacity" / digest()
     for number in numbers:
         path = folder / f"{seed}-{number}.json"
-        if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_bytes(orjson.dumps(_simulated(seed, number)))
-            part.replace(path)
-        kept = orjson.loads(path.read_bytes())
+        kept = kept_in(path, partial(_simulated, seed, number))
         yield Case(
             number,
             kept["profile"],
@@ -81,22 +80,33 @@ def cases(seed: int, numbers: range) -> Iterator[Case]:
         )
 
 
-def _digest() -> str:
+def kept_in(path: Path, simulate: Callable[[], dict[str, object]]) -> dict[str, Any]:
+    """Return the answer in a file, simulated first where there is none; whole or not at all, whoever else is at it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(orjson.dumps(simulate()))
+        part.replace(path)
+    found: dict[str, Any] = orjson.loads(path.read_bytes())
+    return found
+
+
+def digest() -> str:
     """Return what answers depend on: this code, the engine model's, the profiles."""
     sources = [Path(__file__), Path(__file__).parent / "random_mixes.py"]
-    sources += sorted((REPOSITORY / "operator/dynamollm/simulator").glob("*.py"))
+    sources += [REPOSITORY / f"operator/dynamollm/simulator/{name}.py" for name in ENGINE]
     sources += [REPOSITORY / f"manifests/profiles/{name}.yaml" for name in PROFILES]
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     for source in sources:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+        whole.update(source.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def _simulated(seed: int, number: int) -> dict[str, object]:
     generator = np.random.default_rng((seed, number))
     name = PROFILES[number % len(PROFILES)]
     profile = profile_of(name)
-    requests = _of_trace(generator) if number >= FIRST_OF_TRACE else draw(generator, REQUESTS)
+    requests = of_trace(generator) if number >= FIRST_OF_TRACE else draw(generator, REQUESTS)
     degree, clock_mhz = int(generator.choice([2, 4, 8])), int(generator.choice(CLOCKS_MHZ))
     pool, load = Pool(profile, StepTable(profile), requests, degree=degree, clock_mhz=clock_mhz), requests.load()
     rates = []
@@ -124,7 +134,10 @@ def _simulated(seed: int, number: int) -> dict[str, object]:
         "profile": name,
         "tensor_parallel": degree,
         "clock_mhz": clock_mhz,
-        "load": {c.value: (part.rate_per_s, part.input_tokens, part.output_tokens) for c, part in load.items()},
+        "load": {
+            c.value: (part.rate_per_s, part.input_tokens, part.output_tokens, part.brief_share)
+            for c, part in load.items()
+        },
         "rates": rates,
     }
 
@@ -142,7 +155,7 @@ def _lengths() -> tuple[Ints, Ints, Ints]:
     return inputs, outputs, classes
 
 
-def _of_trace(generator: np.random.Generator) -> Requests:
+def of_trace(generator: np.random.Generator) -> Requests:
     """Draw a random mix of classes whose lengths are a trace's."""
     inputs, outputs, classes = _lengths()
     some = generator.choice(9, generator.integers(1, 10), replace=False)

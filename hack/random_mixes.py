@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamollm.core.classes import RequestClass
+from dynamollm.core.classes import RequestClass, is_brief
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load, Order, Slo, SloRule
 from dynamollm.simulator.fleet import Served, serve
@@ -63,7 +63,12 @@ class Requests:
         """Return shares and mean lengths by class."""
         members = {c: self.classes == index for index, c in enumerate(CLASSES)}
         return {
-            c: ClassLoad(float(some.mean()), float(self.inputs[some].mean()), float(self.outputs[some].mean()))
+            c: ClassLoad(
+                float(some.mean()),
+                float(self.inputs[some].mean()),
+                float(self.outputs[some].mean()),
+                float(is_brief(self.outputs[some]).mean()),
+            )
             for c, some in members.items()
             if some.any()
         }

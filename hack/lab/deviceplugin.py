@@ -105,17 +105,18 @@ async def serve(plugin: Plugin, *, folder: Path = PLUGINS) -> None:
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
         try:
-            await _until_registered(folder)
-            click.echo(f"registered {RESOURCE} with the kubelet")
+            if await _registered(folder, socket):
+                click.echo(f"registered {RESOURCE} with the kubelet")
             while socket.exists():  # noqa: ASYNC110 - the kubelet removes the file, which is no event here
                 await asyncio.sleep(_SETTLE_S)
         finally:
             await server.stop(None)
 
 
-async def _until_registered(folder: Path) -> None:
+async def _registered(folder: Path, socket: Path) -> bool:
+    """Try until the kubelet takes the registration; False: it started anew meanwhile, and removed the socket."""
     request = messages.RegisterRequest(version=_API, endpoint=_ENDPOINT, resource_name=RESOURCE)
-    while True:
+    while socket.exists():  # noqa: ASYNC240 - one look at a local folder
         async with grpc.aio.insecure_channel(f"unix:{folder / 'kubelet.sock'}") as channel:
             register: Callable[[Message], Awaitable[Message]] = channel.unary_unary(
                 f"/{_API}.Registration/Register",
@@ -128,7 +129,8 @@ async def _until_registered(folder: Path) -> None:
                 click.echo(f"the kubelet does not take the registration yet: {error.details()}", err=True)
                 await asyncio.sleep(_SETTLE_S)
             else:
-                return
+                return True
+    return False
 
 
 def prepare(*, node: str, folder: Path, gpus: int, time_scale: float) -> list[str]:

@@ -9,19 +9,18 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import grpc
 import pytest
 import requests
 
-from dynamollm.adapters import podresources_pb2 as messages
+from integration.runner_pods import IMAGE, Json, Namespace, of_test, pod
 from integration.waiting import eventually
-from lab import nvml, record
+from lab import record
 from lab.backend import LOCAL, kind_of_cluster
 from lab.cluster import LocalCluster, LocalClusterOptions
 from lab.errors import LabError
-from lab.paths import node_dir, nvml_state
+from lab.paths import node_dir
 from lab.podrunner import orphans
 from lab.podrunner.launcher import Isolation, ensure_launcher
 from lab.processes import started_ticks
@@ -30,9 +29,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(kind_of_cluster() != LOCAL, reason="about the local cluster, and another one was asked for"),
 ]
-
-IMAGE: Final = "dynamollm/dynamollm:0.1.0"
-Json = dict[str, Any]
 
 SLEEP: Final = "import time; print('here'); time.sleep(600)"
 SERVER: Final = """
@@ -60,69 +56,13 @@ signal.signal(signal.SIGTERM, term)
 print("here")
 while True: time.sleep(600)
 """
-HOLD_GPUS: Final = """
-import ctypes, os, time
-library = ctypes.CDLL("libnvidia-ml.so.1")
-assert library.nvmlInit_v2() == 0
-count = ctypes.c_uint()
-assert library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
-for uuid in os.environ["NVIDIA_VISIBLE_DEVICES"].split(","):
-    assert library.dynamollmStandinSetLoad(uuid.encode(), 400000, 90, 1) == 0
-print(count.value, os.environ["NVIDIA_VISIBLE_DEVICES"])
-time.sleep(600)
-"""
 POD_IP: Final = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-
-
-class Namespace:
-    """One test's namespace."""
-
-    def __init__(self, cluster: LocalCluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
-
-    def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        return self.cluster.kubectl("--namespace", self.name, *args, stdin=stdin)
-
-    def apply(self, *manifests: Json) -> None:
-        items = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
-        self.kubectl("apply", "-f", "-", stdin=items)
-
-    def status(self, name: str) -> Json:
-        status: Json = json.loads(self.kubectl("get", "pod", name, "-o", "json"))["status"]
-        return status
-
-    def state(self, name: str) -> Json:
-        """Return the status of a pod's first container, empty before there is one."""
-        status: Json = next(iter(self.status(name).get("containerStatuses", [])), {})
-        return status
-
-    def phase(self, name: str) -> str:
-        return str(self.status(name).get("phase"))
-
-    def uid(self, name: str) -> str:
-        return self.kubectl("get", "pod", name, "-o", "jsonpath={.metadata.uid}")
-
-    def ended(self, name: str) -> bool:
-        return self.phase(name) in {"Succeeded", "Failed"}
-
-    def log(self, name: str) -> str:
-        try:
-            return self.cluster.logs(self.name, name)
-        except LabError:
-            return ""
-
-    def ready(self, name: str, value: str = "True") -> Json | None:
-        status = self.status(name)
-        found = {one["type"]: one["status"] for one in status.get("conditions", [])}
-        return status if found.get("Ready") == value else None
 
 
 @pytest.fixture
 def namespace(cluster: LocalCluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    name = request.node.name.replace("_", "-").lower()[:60].strip("-")
-    cluster.kubectl("create", "namespace", name)
-    yield Namespace(cluster, name)
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with of_test(cluster, request) as made:
+        yield made
 
 
 @pytest.fixture
@@ -130,16 +70,6 @@ def isolated(tmp_path: Path) -> None:
     """Skip what takes namespaces where this kernel gives this user none."""
     if ensure_launcher(tmp_path).isolation is Isolation.NONE:
         pytest.skip("this kernel gives this user no namespaces")
-
-
-def pod(name: str, code: str, *, container: Json | None = None, **spec: Any) -> Json:
-    main = {"name": "main", "image": IMAGE, "command": ["python", "-c", code], **(container or {})}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"containers": [main], "restartPolicy": "Never", "terminationGracePeriodSeconds": 5, **spec},
-    }
 
 
 def config_map(name: str, **data: str) -> Json:
@@ -362,104 +292,6 @@ def processes(namespace: Namespace) -> list[int]:
             variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
             found += [pid for uid in uids if f"{orphans.POD}={uid}" in variables]
     return found
-
-
-# ------------------------------------------------------------------ GPUs
-def ask(cluster: LocalCluster, node: str, method: str, request: Any, answer: Any) -> Any:
-    """Return what the PodResources API of a node answers."""
-    socket = node_dir(cluster.dir, node) / "root/var/lib/kubelet/pod-resources/kubelet.sock"
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
-        call = channel.unary_unary(
-            f"/v1.PodResourcesLister/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        return call(request, timeout=60)
-
-
-def gpus_in(pod: messages.PodResources) -> list[str]:
-    return [uuid for held in pod.containers for devices in held.devices for uuid in devices.device_ids]
-
-
-def pod_resources(namespace: Namespace, node: str) -> dict[str, list[str]]:
-    answer = ask(namespace.cluster, node, "List", messages.ListPodResourcesRequest(), messages.ListPodResourcesResponse)
-    return {one.name: gpus_in(one) for one in answer.pod_resources if one.namespace == namespace.name}
-
-
-def kill_program(cluster: LocalCluster, uid: str) -> None:
-    """Kill the program of a pod's container from outside, as the kernel does when memory is short."""
-    for pid in orphans.find(cluster.dir):
-        process = Path(f"/proc/{pid}")
-        mine = f"{orphans.POD}={uid}".encode() in (process / "environ").read_bytes().split(b"\0")
-        if mine and not (process / "cmdline").read_bytes().split(b"\0")[0].endswith(b"/launcher"):
-            os.kill(pid, signal.SIGKILL)
-
-
-def test_gpus_are_handed_out_told_and_left_idle(namespace: Namespace) -> None:
-    node, cluster = "gpu-node-11", namespace.cluster
-
-    def watts(uuids: list[str]) -> list[float]:
-        gpus = nvml.read(state_file=nvml_state(cluster.dir, node)).gpus
-        return [gpu.power_w for gpu in gpus if gpu.uuid in uuids]
-
-    def gpus(count: int) -> Json:
-        return {"resources": {"limits": {"nvidia.com/gpu": str(count)}}}
-
-    there = {"nodeName": node}  # bound here, past the scheduler: what a kubelet then refuses
-    namespace.apply(
-        pod("four", HOLD_GPUS, container=gpus(4), **there),
-        # A volume at /tmp, where the stand-in's state lies.
-        pod(
-            *("two", HOLD_GPUS),
-            container=gpus(2) | {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]},
-            volumes=[{"name": "tmp", "emptyDir": {}}],
-            restartPolicy="Always",
-            **there,
-        ),
-        pod("nine", HOLD_GPUS, container=gpus(9)),
-    )
-    said = {name: eventually(partial(namespace.log, name)).split() for name in ("four", "two")}
-    held = {name: words[1].split(",") for name, words in said.items()}
-    assert {name: int(words[0]) for name, words in said.items()} == {"four": 4, "two": 2}
-    assert len({*held["four"], *held["two"]}) == 6
-    assert pod_resources(namespace, node) == held
-    assert watts(held["four"]) == [400.0] * 4
-
-    # The API's other two calls.
-    allocatable = ask(
-        *(cluster, node, "GetAllocatableResources"),
-        *(messages.AllocatableResourcesRequest(), messages.AllocatableResourcesResponse),
-    )
-    assert [uuid for devices in allocatable.devices for uuid in devices.device_ids] == nvml.gpu_uuids(node=node, gpus=8)
-    two = messages.GetPodResourcesRequest(pod_name="two", pod_namespace=namespace.name)
-    answer = ask(cluster, node, "Get", two, messages.GetPodResourcesResponse)
-    assert gpus_in(answer.pod_resources) == held["two"]
-    elsewhere = messages.GetPodResourcesRequest(pod_name="two", pod_namespace="default")
-    with pytest.raises(grpc.RpcError, match="pod two in namespace default not found"):
-        ask(cluster, node, "Get", elsewhere, messages.GetPodResourcesResponse)
-
-    # The others ask for more than is free, on this node and on any.
-    namespace.apply(pod("three", HOLD_GPUS, container=gpus(3), **there))
-    eventually(lambda: namespace.phase("three") == "Failed")
-    refused = namespace.status("three")
-    assert refused["reason"] == "UnexpectedAdmissionError"
-    assert refused["message"] == "Allocate failed: requested 3 of nvidia.com/gpu, 2 are free"
-    (condition,) = namespace.status("nine")["conditions"]
-    assert (namespace.phase("nine"), condition["reason"]) == ("Pending", "Unschedulable")
-
-    # A process that is killed leaves its GPUs idle at once. A pod that restarts keeps them, one that failed does not.
-    kill_program(cluster, namespace.uid("four"))
-    eventually(lambda: namespace.phase("four") == "Failed")
-    assert watts(held["four"]) == [75.0] * 4
-    assert namespace.state("four")["state"]["terminated"]["exitCode"] == 137
-    kill_program(cluster, namespace.uid("two"))
-    eventually(lambda: namespace.state("two")["restartCount"] == 1)
-    again = eventually(lambda: (words := namespace.log("two").split())[2:] and words)
-    assert again[3] == said["two"][1]
-    assert pod_resources(namespace, node) == {"two": held["two"]}
-    namespace.kubectl("delete", "pod", "two")
-    assert pod_resources(namespace, node) == {}
-    assert watts(held["two"]) == [75.0] * 2
 
 
 # ------------------------------------------------------------------ the end of the runner

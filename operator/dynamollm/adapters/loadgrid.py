@@ -1,4 +1,4 @@
-"""The history of arrivals on an even grid, kept between cycles so that each one asks Prometheus for what is new only."""
+"""A history by class on an even grid, kept between cycles so that each one asks Prometheus for what is new only."""
 
 from array import array
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def _no_rates() -> dict[RequestClass, "array[float]"]:
 
 @dataclass(slots=True)
 class LoadGrid:
-    """Arrivals/s by class in buckets that end at multiples of ``step_s``; simulated seconds."""
+    """Arrivals/s or mean tokens by class in buckets that end at multiples of ``step_s``; simulated seconds."""
 
     step_s: float
     keep_s: float
@@ -76,15 +76,17 @@ class LoadGrid:
         for index in range(first, until + 1):
             known = added.get(index)
             for request_class, samples in self.rates.items():
-                # The router creates every class at zero: a class that lacks where others are there has no requests.
+                # The router creates every class at zero: a class that lacks where others are there has no requests,
+                # which a mean of no tokens says too.
                 samples.append(nan if known is None else known.get(request_class, 0.0))
         self.end = until
         self._trim(longest)
         return True
 
-    def copies(self) -> dict[RequestClass, "array[float]"]:
-        """Return the rates for somebody else to keep."""
-        return {request_class: samples[:] for request_class, samples in self.rates.items()}
+    def copies(self, newest: int | None = None) -> dict[RequestClass, "array[float]"]:
+        """Return the rates for somebody else to keep, or so many of the newest."""
+        first = 0 if newest is None else self.size - newest
+        return {request_class: samples[first:] for request_class, samples in self.rates.items()}
 
     def _place(self, series: list[Series], added: dict[int, dict[RequestClass, float]]) -> None:
         for one in series:

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from dynamollm.adapters.clock import Clock
@@ -17,7 +18,7 @@ from dynamollm.adapters.loadgrid import LoadGrid
 from dynamollm.adapters.promclient import PrometheusClient, PrometheusError, Sample, Series, matcher, milliseconds
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.load_series import COARSE_S, FINE_S
-from dynamollm.core.past_load import PastLoad
+from dynamollm.core.past_load import PastLengths, PastLoad
 from dynamollm.core.protocols import Attainment, Reading
 from dynamollm.core.records import LoadHistory, Service
 
@@ -30,11 +31,11 @@ SAMPLES: Final = 4
 FRESH_SCRAPES: Final = 3
 """A value is stale when so many scrapes in a row have not renewed it."""
 LENGTHS_S: Final = 1800.0
-"""Window of the mean input and output tokens, simulated: the paper's epoch."""
+"""Window of the mean input and output tokens, and step of their past, simulated: the paper's epoch."""
 PAST_S: Final = 15 * 86_400.0
 """How far back history is asked for, simulated: two weeks of season, and Prometheus' own default of 15 days."""
 MAX_QUERIES: Final = 12
-"""No reading makes more queries than this (two of them long ones, once): its whole time is bounded by it."""
+"""No reading makes more queries than this (four of them long ones, once): its whole time is bounded by it."""
 
 
 @dataclass(slots=True)
@@ -45,9 +46,14 @@ class _Memory:
     """The last days, for the level and for what forecasts missed."""
     coarse: LoadGrid | None
     """The weeks, for templates: 4,320 buckets instead of 21,600. None: the grid above is coarse itself, and has them."""
+    input_grid: LoadGrid
+    """Mean input tokens of the weeks: 720 buckets, as lengths change slowly."""
+    output_grid: LoadGrid
     past: PastLoad | None = None
+    lengths: PastLengths | None = None
     input_tokens: Mapping[RequestClass, float] = field(default_factory=dict)
     output_tokens: Mapping[RequestClass, float] = field(default_factory=dict)
+    brief_share: Mapping[RequestClass, float] = field(default_factory=dict)
     attainment: Mapping[RequestClass, Attainment] | None = None
     energy_j: float | None = None
 
@@ -114,12 +120,14 @@ class PrometheusLoadSource:
         )
 
     def _blank(self) -> _Memory:
-        if self._bucket_s >= COARSE_S:
-            return _Memory(grid=LoadGrid(self._bucket_s, keep_s=PAST_S), coarse=None)
+        two = self._bucket_s < COARSE_S
+        lengths_s = max(LENGTHS_S, self._bucket_s)
         return _Memory(
-            grid=LoadGrid(self._bucket_s, keep_s=FINE_S),
+            grid=LoadGrid(self._bucket_s, keep_s=FINE_S if two else PAST_S),
             # In whole buckets of the fine one, so that both end together.
-            coarse=LoadGrid(round(COARSE_S / self._bucket_s) * self._bucket_s, keep_s=PAST_S),
+            coarse=LoadGrid(round(COARSE_S / self._bucket_s) * self._bucket_s, keep_s=PAST_S) if two else None,
+            input_grid=LoadGrid(lengths_s, keep_s=PAST_S),
+            output_grid=LoadGrid(lengths_s, keep_s=PAST_S),
         )
 
     def _check_routers(self, labels: Mapping[str, str]) -> None:
@@ -163,21 +171,41 @@ class PrometheusLoadSource:
         coarse = memory.coarse
         if coarse is not None and self._extend(coarse, labels, until_s):
             memory.past = PastLoad(end_s=coarse.end_s, step_s=coarse.step_s, rate_per_s=coarse.copies())
+        self._refresh_lengths(memory, labels, until_s)
         if not self._extend(memory.grid, labels, until_s):
             return
         memory.input_tokens = self._mean("input_tokens", "arrivals", labels)
         memory.output_tokens = self._mean("output_tokens", "completions", labels)
+        memory.brief_share = self._brief_share(labels)
         memory.attainment = self._attainment(labels, window_s=service.intervals.scale_s)
         memory.energy_j = self._energy_j(labels, created_s=created_s)
 
+    def _refresh_lengths(self, memory: _Memory, labels: Mapping[str, str], until_s: float) -> None:
+        inputs, outputs = memory.input_grid, memory.output_grid
+        changed = [
+            grid.extend(until_s=until_s, fetch=partial(self._fetch, expression, step_s=grid.step_s))
+            for grid, expression in (
+                (inputs, self._by_request("input_tokens", "arrivals", labels, inputs.step_s)),
+                (outputs, self._by_request("output_tokens", "completions", labels, outputs.step_s)),
+            )
+        ]
+        if any(changed):
+            # The first completion may come later than the first arrival.
+            size = min(inputs.size, outputs.size)
+            memory.lengths = PastLengths(
+                end_s=inputs.end_s,
+                step_s=inputs.step_s,
+                input_tokens=inputs.copies(size),
+                output_tokens=outputs.copies(size),
+            )
+
     def _extend(self, grid: LoadGrid, labels: Mapping[str, str], until_s: float) -> bool:
         expression = f"sum by (class) ({self._per_second('arrivals', labels, grid.step_s)})"
-        return grid.extend(
-            until_s=until_s, fetch=lambda start_s, end_s: self._fetch(expression, start_s, end_s, grid.step_s)
-        )
+        fetch = partial(self._fetch, expression, step_s=grid.step_s, per=self._clock.scale)
+        return grid.extend(until_s=until_s, fetch=fetch)
 
-    def _fetch(self, expression: str, start_s: float, end_s: float, step_s: float) -> list[Series]:
-        """Ask for a range in simulated time, rates in simulated seconds."""
+    def _fetch(self, expression: str, start_s: float, end_s: float, *, step_s: float, per: float = 1.0) -> list[Series]:
+        """Ask for a range in simulated time; ``per`` makes values of wall seconds those of simulated ones."""
         clock = self._clock
         answer = self._client.matrix(
             expression, start_s=clock.to_wall(start_s), end_s=clock.to_wall(end_s), step_s=clock.wall(step_s)
@@ -185,7 +213,7 @@ class PrometheusLoadSource:
         return [
             Series(
                 labels=series.labels,
-                points=tuple((clock.at_wall(time_s), value / clock.scale) for time_s, value in series.points),
+                points=tuple((clock.at_wall(time_s), value / per) for time_s, value in series.points),
             )
             for series in answer
         ]
@@ -211,14 +239,24 @@ class PrometheusLoadSource:
             rate_per_s=grid.copies(),
             input_tokens=memory.input_tokens,
             output_tokens=memory.output_tokens,
+            brief_share=memory.brief_share,
             past=memory.past,
+            lengths=memory.lengths,
         )
 
     def _mean(self, tokens: str, requests: str, labels: Mapping[str, str]) -> dict[RequestClass, float]:
-        over = self._per_second(tokens, labels, LENGTHS_S)
-        under = self._per_second(requests, labels, LENGTHS_S)
-        answer = self._client.vector(f"sum by (class) ({over}) / sum by (class) ({under})")
+        answer = self._client.vector(self._by_request(tokens, requests, labels, LENGTHS_S))
         return {request_class: value for request_class, value in _by_class(answer) if value > 0}
+
+    def _brief_share(self, labels: Mapping[str, str]) -> dict[RequestClass, float]:
+        answer = self._client.vector(self._by_request("brief_answers", "completions", labels, LENGTHS_S))
+        # Where nobody was answered the ratio is no number. Two counters are not scraped at one instant: not more than all.
+        return {request_class: min(value, 1.0) for request_class, value in _by_class(answer) if value >= 0}
+
+    def _by_request(self, what: str, requests: str, labels: Mapping[str, str], window_s: float) -> str:
+        over = self._per_second(what, labels, window_s)
+        under = self._per_second(requests, labels, window_s)
+        return f"sum by (class) ({over}) / sum by (class) ({under})"
 
     def _attainment(self, labels: Mapping[str, str], *, window_s: float) -> dict[RequestClass, Attainment] | None:
         window = milliseconds(max(self._clock.wall(window_s), SAMPLES * self._scrape_s))

@@ -37,11 +37,11 @@ class ClusterPolicySpec(Spec):
     max_watts: Annotated[int | None, Field(ge=1, le=1_000_000_000)] = None
     """Expected GPU power of all services' plans together at most, W; absent: no budget."""
     gpu_price_micro_usd_per_hour: PriceMicroUsd | None = None
-    """Price of holding a GPU for an hour, millionths of a US dollar (2 USD is 2000000); absent: none."""
+    """Price of holding a GPU for an hour, millionths of a US dollar (2 USD is 2000000); absent: unknown, and what is said of cost is of electricity alone. 0: it costs nothing."""
     released_gpu_watts: Annotated[int, Field(ge=0, le=5_000)] = 0
     """What a GPU draws that no service holds, W: 0 where its node is switched off or used by others, the profile's gpu.idleWatts where it stays on. Holding a GPU costs only what it draws beyond that."""
     electricity_price_micro_usd_per_kwh: PriceMicroUsd | None = None
-    """Price of electricity at all hours, millionths of a US dollar per kWh (0.12 USD is 120000); absent, without a schedule: no cost is reported."""
+    """Price of electricity at all hours, millionths of a US dollar per kWh (0.12 USD is 120000); absent, without a schedule: unknown, no cost is reported, and plans count the price of GPUs alone."""
     electricity_price_schedule: Annotated[
         tuple[PriceFrom, ...], Field(max_length=24, json_schema_extra=list_map("fromHour"))
     ] = ()

@@ -211,7 +211,7 @@ class InferenceServiceSpec(Spec):
         "ScaleShard",
         "ScaleFreq",
     ] = "Joint"
-    """Joint: pools, TP degrees, instances and clocks of least cost, all at once, every `intervals.shardSeconds`. DynamoLLM: the paper's three levels. SinglePoolElastic: one pool, scaled, re-sharded and clocked by load. SinglePool: one pool at the largest TP degree and the highest clock, sized for the peak. MultiPool: the same with a pool per class; ScaleInst, ScaleShard and ScaleFreq: MultiPool with instances, TP degrees or clocks by load."""
+    """Joint: pools, TP degrees, instances and clocks of least cost, all at once, as often as an instance takes to start, `intervals.shardSeconds` at most. DynamoLLM: the paper's three levels. SinglePoolElastic: one pool, scaled, re-sharded and clocked by load. SinglePool: one pool at the largest TP degree and the highest clock, sized for the peak. MultiPool: the same with a pool per class; ScaleInst, ScaleShard and ScaleFreq: MultiPool with instances, TP degrees or clocks by load."""
     objective: Literal["Energy", "Cost", "Carbon"] = "Energy"
     """What plans minimise. Energy: joules of the GPUs. Cost: GPU hours and electricity at the ClusterPolicy's prices. Carbon: grams at its carbon intensity."""
     pins: PinsSpec = PinsSpec()

@@ -26,7 +26,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "MetricsAvailable": "Prometheus answers with recent load; False: the plan is held and clocks are safe.",
     "CapacityUnavailable": "True: pods waited for a node longer than behavior.pendingTimeoutSeconds.",
     "ProfileValid": "profileRef names a profile of this model, GPU and these TP degrees.",
-    "PricesKnown": "The ClusterPolicy has the prices that objective and limits.maxCostCentsPerHour ask for; False: plans minimise energy, and a limit on cost is not kept.",
+    "PricesKnown": "The ClusterPolicy has the prices that objective and limits.maxCostCentsPerHour ask for; False: without any price plans minimise energy and a limit on cost is not kept; where only GPUs or only electricity has one, that alone counts.",
     "Paused": "True: spec.paused keeps everything as it is.",
 }
 """The conditions of an InferenceService and when each is True."""

@@ -1,6 +1,7 @@
 """The ``dynamollm`` command: a lazy group, so that each part starts with its own imports alone."""
 
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -47,10 +48,30 @@ def cli() -> None:
     """Serve LLMs at least energy while every request class keeps its latency SLO."""
 
 
+def _keep_stdout() -> None:
+    """Write what we print to stdout, and to stderr what libraries print there by themselves: HiGHS does, and ours may be JSON for a pipe."""
+    ours = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(ours, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
+
+
 def main() -> None:
-    """Run the command; an error of ours is one line on stderr and exit code 2."""
+    """Run the command; what it was asked wrongly, and an error of ours, are one line on stderr and exit code 2."""
+    if sys.__stdout__ and sys.__stderr__ and sys.stdout is sys.__stdout__:
+        _keep_stdout()
     try:
-        cli()
+        code = cli(standalone_mode=False, prog_name="dynamollm")
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+            asked = error.ctx.command_path if error.ctx else "dynamollm"
+            click.echo(f"{asked}: {' '.join(error.format_message().split())} See {asked} --help.", err=True)
+        else:
+            error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(1)
     except DynamoLLMError as error:
         click.echo(f"dynamollm: {error}", err=True)
         sys.exit(2)
+    # --help comes back as a code where click does not end the process.
+    sys.exit(code if isinstance(code, int) else 0)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -11,10 +11,17 @@ from rich.table import Table
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.objective import grams_per_hour, usd_per_hour
 from dynamollm.core.plan_codec import encode
-from dynamollm.core.prices import tells_carbon, tells_cost
+from dynamollm.core.policies.base import Reason
+from dynamollm.core.prices import tells_carbon, tells_cost, unpriced
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import GroupPlan, Plan, Service
 from dynamollm.core.whatif import ExpectedLatency
+
+_UNBOUND: Final[Mapping[str, str]] = {
+    Reason.CAPACITY_UNAVAILABLE: "the GPUs that may be had",
+    Reason.SLO_UNATTAINABLE: "none, but for the SLO: it is kept at no clock and TP degree",
+}
+"""What stands where no cheaper plan was to be had either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,11 @@ class Answer:
     policy: ClusterPolicySpec
     missing: str
     """Which price is missing; empty: none."""
+
+    @property
+    def hopeless(self) -> tuple[str, ...]:
+        """Classes whose SLO no instance keeps."""
+        return tuple(str(one.request_class) for one in self.latency if not one.attainable)
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -61,6 +73,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "gpus": plan.gpus,
         "powerWatts": round(plan.power_w, 1),
         "usdPerHour": _rounded(answer.usd_per_hour, 4),
+        "usdPerHourWithout": [what for what, _, _ in unpriced(answer.policy)]
+        if answer.usd_per_hour is not None
+        else [],
         "carbonGramsPerHour": _rounded(answer.carbon_g_per_hour, 1),
         "pools": [
             {
@@ -83,6 +98,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "latency": {
             str(one.request_class): {
                 "pool": one.pool,
+                "sloAttainable": one.attainable,
                 "ttftMilliseconds": _percentiles(one.ttft_p50_ms, one.ttft_p99_ms),
                 "tbtMilliseconds": _percentiles(one.tbt_p50_ms, one.tbt_p99_ms),
                 "sloMilliseconds": {
@@ -108,21 +124,37 @@ def print_tables(answer: Answer, console: Console | None = None) -> None:
         "power": f"{plan.power_w / 1e3:.2f} kW",
         "cost": "unknown: no -f has a ClusterPolicy with prices"
         if answer.usd_per_hour is None
-        else f"{answer.usd_per_hour:.2f} USD/h",
+        else f"{answer.usd_per_hour:.2f} USD/h{_without(answer.policy)}",
         "carbon": "unknown: no -f has a ClusterPolicy with an intensity"
         if answer.carbon_g_per_hour is None
         else f"{answer.carbon_g_per_hour / 1e3:.2f} kg/h",
-        "binding": plan.binding or "none: no limit makes it dearer",
-        "runner-up": plan.runner_up or "none",
+        "binding": _binding(plan),
+        "runner-up": plan.runner_up or "none: no other plan was weighed",
     }
+    if answer.hopeless:
+        facts["unattainable"] = (
+            f"{' '.join(answer.hopeless)}: no TP degree keeps it, not even for one request alone; relax slo, or allow a "
+            "larger TP degree in gpu.tensorParallel"
+        )
     if answer.missing:
-        facts["price"] = f"{answer.missing}; planned for least energy"
+        facts["price"] = answer.missing
     grid = Table.grid(padding=(0, 2))
     for key, text in facts.items():
         grid.add_row(key, text)
     console.print(grid, highlight=False)
     console.print(_pools(plan), highlight=False)
     console.print(_latencies(answer), highlight=False)
+
+
+def _without(policy: ClusterPolicySpec) -> str:
+    """Return which part of the cost is unknown, in words; empty: none."""
+    return "".join(f", of {counted} alone: {field} is not set" for _, field, counted in unpriced(policy))
+
+
+def _binding(plan: Plan) -> str:
+    binding = plan.binding or _UNBOUND.get(plan.reason, "none: no limit makes it dearer")
+    short = plan.reason == Reason.CAPACITY_UNAVAILABLE and any(p.capacity_per_s < p.rate_per_s for p in plan.pools)
+    return f"{binding}: not all of the load is carried" if short else binding
 
 
 def _pools(plan: Plan) -> Table:
@@ -154,7 +186,7 @@ def _latencies(answer: Answer) -> Table:
     slo = answer.service.slo
     for one in answer.latency:
         table.add_row(
-            str(one.request_class),
+            str(one.request_class) if one.attainable else f"{one.request_class}: SLO cannot be kept",
             one.pool,
             _ms(one.ttft_p50_ms),
             _ms(one.ttft_p99_ms),

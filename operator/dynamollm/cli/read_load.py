@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from dynamollm.adapters.manifests import read_value
-from dynamollm.core.classes import RequestClass
+from dynamollm.core.classes import BRIEF_TOKENS, RequestClass
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.records import LEAST_RATE_PER_S, ClassLoad, Load
 
 _FIELDS: Final = ("rate_per_s", "input_tokens", "output_tokens")
-_SHAPE: Final = "class → rate_per_s, input_tokens, output_tokens"
+_BRIEF: Final = "brief_share"
+_SHAPE: Final = "class → rate_per_s, input_tokens, output_tokens, and brief_share where there are any"
 
 
 def read_load(path: Path) -> Load:
@@ -39,8 +41,8 @@ def read_load(path: Path) -> Load:
 def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
     if not isinstance(fields, Mapping):
         raise InvalidInputError(f"{path}: {name} is {fields!r}: give {', '.join(_FIELDS)}")
-    if unknown := [str(field) for field in fields if field not in _FIELDS]:
-        raise InvalidInputError(f"{path}: {name}.{unknown[0]} is no field: use {', '.join(_FIELDS)}")
+    if unknown := [str(field) for field in fields if field not in (*_FIELDS, _BRIEF)]:
+        raise InvalidInputError(f"{path}: {name}.{unknown[0]} is no field: use {', '.join((*_FIELDS, _BRIEF))}")
     values = [_number(path, f"{name}.{field}", fields.get(field)) for field in _FIELDS]
     if values[0] < 0:
         raise InvalidInputError(f"{path}: {name}.rate_per_s is {values[0]:g}: give 0 or more requests per second")
@@ -51,7 +53,14 @@ def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
     for field, value in zip(_FIELDS[1:], values[1:], strict=True):
         if value < 1:
             raise InvalidInputError(f"{path}: {name}.{field} is {value:g}: give the mean length, 1 token or more")
-    return ClassLoad(*values)
+    if fields.get(_BRIEF) is None:
+        return ClassLoad(*values)
+    brief = _number(path, f"{name}.{_BRIEF}", fields[_BRIEF])
+    if not 0 <= brief <= 1:
+        raise InvalidInputError(
+            f"{path}: {name}.{_BRIEF} is {brief:g}: give the share of answers of 2 to {BRIEF_TOKENS} tokens, 0 to 1"
+        )
+    return replace(ClassLoad(*values), brief_share=brief)
 
 
 def _number(path: Path, field: str, value: Any) -> float:

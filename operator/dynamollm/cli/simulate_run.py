@@ -20,6 +20,7 @@ from rich.progress import (
 from dynamollm.adapters.manifests import PROFILES, read_one, spec_of
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.prices import unpriced
 from dynamollm.core.records import Slo
 from dynamollm.simulator.campaign import Campaign, Task, tasks
 from dynamollm.simulator.experiment import Question, known_orders, known_policies, slo_of
@@ -80,7 +81,10 @@ def run(
     if output == "json":
         sys.stdout.buffer.write(orjson.dumps(document(question, answers), option=orjson.OPT_INDENT_2) + b"\n")
     else:
-        Console().print(table_of(answers, title=_title(question, answers), rule=question.slo_rule))
+        table = table_of(
+            answers, title=_title(question, answers), rule=question.slo_rule, note=_unknown_prices(question.prices)
+        )
+        Console().print(table)
     return 0
 
 
@@ -95,6 +99,7 @@ def document(question: Question, answers: Sequence[dict[str, Any]]) -> dict[str,
         "accuracy": question.accuracy,
         "overheads": question.overheads,
         "released_watts": question.released_w,
+        "cost_without": [what for what, _, _ in unpriced(question.prices)],
         "results": [
             {
                 **one["result"],
@@ -121,13 +126,14 @@ def _answers(wanted: Sequence[Task], campaign: Campaign) -> list[dict[str, Any]]
     ) as progress:
         whole = progress.add_task("simulating", total=float(len(wanted)))
 
-        def tell(share: float) -> None:
-            progress.update(whole, completed=len(found) + share)
+        def tell(done: float) -> None:
+            progress.update(whole, completed=done)
 
         for index, one in campaign.answers(wanted, tell=tell):
             found[index] = one
             task = wanted[index]
-            progress.update(whole, completed=len(found), description=f"{task.policy} {task.order} done")
+            tell(max(float(len(found)), progress.tasks[0].completed))
+            progress.update(whole, description=f"{task.policy} {task.order} done")
     return [found[index] for index in range(len(wanted))]
 
 
@@ -139,6 +145,12 @@ def _title(question: Question, answers: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def _unknown_prices(prices: ClusterPolicySpec) -> str:
+    """Return what the cost leaves out, in a sentence; empty: nothing."""
+    unknown = [(what, field) for what, field, _ in unpriced(prices)]
+    return " ".join(f"The cost leaves {what} out: {field} is not set in --prices." for what, field in unknown)
+
+
 def _report(question: Question, answers: Sequence[dict[str, Any]]) -> str:
     sizes = sorted({one["single_pool_servers"] for one in answers})
     slo: Slo = slo_of(question)
@@ -148,7 +160,8 @@ def _report(question: Question, answers: Sequence[dict[str, Any]]) -> str:
         about=(
             f"Profile {question.profile}; SLO rule {question.slo_rule} at {slo.percentile:g} %; output classes predicted "
             f"right in {100 * question.accuracy:g} % of the cases; overheads {question.overheads}; released GPUs of "
-            f"SinglePool's {', '.join(map(str, sizes))} servers draw {question.released_w:g} W; seed {question.seed}."
+            f"SinglePool's {', '.join(map(str, sizes))} servers draw {question.released_w:g} W; seed {question.seed}. "
+            + _unknown_prices(question.prices)
         ),
         slo=slo,
     )

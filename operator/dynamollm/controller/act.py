@@ -20,6 +20,7 @@ from dynamollm.core.moves import (
     SetRouting,
     Unroute,
 )
+from dynamollm.core.records import Plan
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ FIRST_TO_GO: Final = "-1000"
 """Deletion cost of a pod that its ReplicaSet must choose; others have 0."""
 
 
-async def act(action: Action, subject: Subject, *, kube: Kube, children: Children) -> None:
+async def act(action: Action, subject: Subject, plan: Plan, *, kube: Kube, children: Children) -> None:
     """Carry out one action; SetClocks is published by the clock plan, from the same ladders, in every cycle.
 
     Raises:
@@ -51,7 +52,7 @@ async def act(action: Action, subject: Subject, *, kube: Kube, children: Childre
             if await _annotate(subject, kube, instance, names.ANNOTATION_POD_DELETION_COST, FIRST_TO_GO):
                 await _scale(subject, children, pool=pool, tensor_parallel=tensor_parallel, replicas=replicas)
         case SetRouting(routing):
-            await children.apply(routing_config_map(subject.owner, subject.service, routing))
+            await children.apply(routing_config_map(subject.owner, subject.service, routing, pools=plan.pools))
         case _:
             assert_never(action)
 

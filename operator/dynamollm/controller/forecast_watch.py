@@ -47,7 +47,7 @@ class ForecastWatch:
         """Return the newest look; None: load is unknown."""
         if self._at is not None and self._at[0] == service and 0 <= now_s - self._at[1] < WATCH_S and load is not None:
             return self._watched
-        horizon_s = epochs(service).scale_s + startup_s
+        horizon_s = epochs(service, startup_s=startup_s).scale_s + startup_s
         try:
             one = outlook(
                 load,

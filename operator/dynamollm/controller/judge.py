@@ -55,9 +55,7 @@ def judge(
 
 def _prices(conditions: Conditions, subject: Subject, look: Look) -> None:
     if missing := missing_price(subject.service, look.policy):
-        conditions.set(
-            "PricesKnown", "False", "PriceMissing", f"{missing}. Until then plans minimise energy, whatever it costs."
-        )
+        conditions.set("PricesKnown", "False", "PriceMissing", f"{missing}.")
     else:
         conditions.set("PricesKnown", "True", "PricesGiven", "No price is missing for what the service asks.")
 
@@ -124,6 +122,14 @@ def _capacity(conditions: Conditions, subject: Subject, observation: Observation
         )
     elif plan.reason == Reason.CAPACITY_UNAVAILABLE:
         conditions.set("CapacityUnavailable", "True", "GPULimit", plan.message)
+    elif not plan.gpus:
+        conditions.set(
+            "CapacityUnavailable",
+            "True",
+            "GPUsUnavailable",
+            "No node has the GPUs of even the smallest instance free: free some, or allow a smaller TP degree in "
+            "gpu.tensorParallel; the first place that is found is planned for at once.",
+        )
     elif plan.gpu_cap is not None and now_s < plan.gpu_cap_until_s:
         conditions.set(
             "CapacityUnavailable",

@@ -206,7 +206,9 @@ class Reconciler:
             if (group.pool, group.tensor_parallel) in wanted
         )
         if observation.routing.keys() == set(RequestClass):
-            await self.children.ensure([routing_config_map(owner, subject.service, observation.routing)])
+            await self.children.ensure(
+                [routing_config_map(owner, subject.service, observation.routing, pools=plan.pools)]
+            )
         clocks = subject.profile.clocks_mhz
         shared.clock_plan.set(
             self.key, clock_ladders(plan, observation), min_mhz=min(clocks), max_mhz=subject.profile.max_clock_mhz
@@ -214,7 +216,7 @@ class Reconciler:
         bounded = replace(subject.service, limits=replace(subject.service.limits, max_gpus=seen.limit_gpus))
         actions = steps(bounded, plan, observation, now_s=now_s)
         for action in actions:
-            await act(action, subject, kube=shared.kube, children=self.children)
+            await act(action, subject, plan, kube=shared.kube, children=self.children)
             shared.metrics.action(self.key, type(action).__name__)
         return actions
 

@@ -7,11 +7,11 @@ What every step keeps:
 - capacity floor: instances that serve a pool carry its planned load; where no GPU is free for what must come first, at
   least the load of now;
 - no GPUs beyond the limit, pods that wait, drain or end included; new instances only where a node has room for them;
-- a class moves only to a pool that carries it; an instance goes only when it has no request or its drain timeout is over;
+- a class moves only to a pool that carries it, or away from one that does not to one that is less full; an instance goes only when it has no request or its drain timeout is over;
 - nothing is taken away while load is unknown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from dynamollm.core.classes import RequestClass
@@ -35,6 +35,7 @@ from dynamollm.core.records import (
     Load,
     Observation,
     Plan,
+    PoolPlan,
     Service,
 )
 from dynamollm.core.rollout import FreeGpus, Key, Rollout
@@ -137,7 +138,8 @@ def _routing(rollout: Rollout, *, short: bool) -> dict[RequestClass, str]:
 def _ready_pools(rollout: Rollout, *, short: bool) -> set[str]:
     """Return the planned pools that carry all their classes, and those of others that cannot leave them yet.
 
-    As planned; or at least the load of now, where a pool cannot grow before it takes over.
+    As planned; or at least the load of now, where a pool cannot grow before it takes over; or more easily than those that
+    serve its classes now, and cannot: a plan that always wants one instance more must not keep requests where they are late.
     """
     ready = {pool.name for pool in rollout.plan.pools if rollout.serving(pool.name)}
     while True:
@@ -156,7 +158,15 @@ def _takes_over(rollout: Rollout, name: str, *, leaving_to: set[str], short: boo
     ]
     if rollout.carries_plan(pool, serving, guests=guests):
         return True
-    return short and rollout.carries_now(serving, {*pool.classes, *rollout.routed(name)})
+    taken = {*pool.classes, *rollout.routed(name)}
+    return (short and rollout.carries_now(serving, taken)) or _relieves(rollout, pool, taken)
+
+
+def _relieves(rollout: Rollout, pool: PoolPlan, taken: Collection[RequestClass]) -> bool:
+    """Whether one of the pools that serve its classes now has more than it carries, and this one would be less full."""
+    now = {rollout.observation.routing.get(request_class) for request_class in pool.classes} - {pool.name, None}
+    before = max((rollout.filled_now(name, rollout.routed(name)) for name in now if name is not None), default=0.0)
+    return before > 1 and rollout.filled_now(pool.name, taken) < before
 
 
 def _refuge(rollout: Rollout, request_class: RequestClass) -> str | None:

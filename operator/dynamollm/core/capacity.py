@@ -14,24 +14,21 @@ import numpy as np
 
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.errors import OutOfRangeError
+from dynamollm.core.largest import largest
 from dynamollm.core.margins import margin
 from dynamollm.core.pooling import Capacities, gain
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Load, Order, Slo
+from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import Grid, Mixes, State, Stream
-from dynamollm.core.violation import Misses, limits_of
+from dynamollm.core.stream import Grid, Mixes, Stream, mixes_of
+from dynamollm.core.violation import Limits, Misses, limits_of
 
-_EVALUATIONS: Final = 6
-"""Of the closed form between the bracket's ends: leaves the rate within 0.5 %."""
-
-_LEAST_SHARE: Final = 1e-3
-"""Of the largest batch: an instance that keeps the SLO only below it keeps it at no load worth the name."""
-
-_LEAST_MISSED: Final = 1e-7
-_BLOCK: Final = 8192
+_BLOCK: Final = 16_384
 """Watts that are worked out at a time: with what they need they stay in a core's own cache."""
 _OVERLOAD: Final = 1 - 1e-5
+_NO_RATE: Final = 1e-12
+"""Requests/ms: not one in ten thousand years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,69 +67,32 @@ def capacity_table(
     """
     grid = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks_mhz)
     found = capacities(grid.stream(), slo=slo, order=order, routers=routers)
-    shape = -1, len(tensor_parallel), len(clocks_mhz)
-    return Capacities(found.alone_per_s.reshape(shape), found.gain.reshape(shape))
+    return found.shaped(-1, len(tensor_parallel), len(clocks_mhz))
 
 
 def capacities(stream: Stream, *, slo: Slo, order: Order, routers: int = 1) -> Capacities:
     """Return the same of cells, [cell]."""
     grid = stream.grid
-    misses = Misses(stream, limits_of(grid, slo, order))
-    largest = _largest(misses)
-    rate = largest.per_ms * 1e3 / margin(chunked=grid.chunked, order=order, rule=slo.rule)
+    limits = limits_of(grid, slo, order)
+    fullest = _fullest(stream, limits)
+    rate = fullest.per_ms * 1e3 / margin(chunked=grid.chunked, order=order, rule=slo.rule)
     rate[grid.mixes.rate_per_s.sum(axis=1)[stream.mix_of] <= 0] = 0.0
-    more = _gain(misses, largest, routers=routers)
-    return Capacities(rate, more)
-
-
-def _largest(misses: Misses) -> State:
-    """Return the states at the largest rates that the closed form finds to keep the SLO, [cell]; rate 0.0: none.
-
-    The share missed grows with the batch, nearly as a power of it: false position on the logarithms, with the Illinois
-    rule, so that neither end of the bracket stays for ever.
-    """
-    stream, allowed = misses.stream, misses.limits.allowed
-    most = stream.most
-    if allowed <= 0:
-        allowed = _LEAST_MISSED
-
-    def excess(logarithm: Floats) -> Floats:
-        share = misses.missed(stream.at_batch(most * np.exp(logarithm)))
-        logs: Floats = np.log(np.maximum(share, _LEAST_MISSED) / allowed)
-        return logs
-
-    low, high = np.full_like(most, math.log(_LEAST_SHARE)), np.zeros_like(most)
-    at_low, at_high = excess(low), excess(high)
-    never, always = (at_low > 0) | (most <= 0), at_high <= 0
-    weight_low, weight_high = at_low, at_high
-    for _ in range(_EVALUATIONS):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            middle = (low * weight_high - high * weight_low) / (weight_high - weight_low)
-        inside = (middle > low) & (middle < high)
-        middle = np.where(inside, middle, (low + high) / 2)
-        found = excess(middle)
-        kept = found <= 0
-        # An end that stays counts half the next time.
-        weight_low, weight_high = (
-            np.where(kept, found, weight_low / 2),
-            np.where(kept, weight_high / 2, found),
-        )
-        low, high = np.where(kept, middle, low), np.where(kept, high, middle)
-    largest = stream.at_batch(most * np.exp(np.where(always, 0.0, low)))
-    return replace(largest, per_ms=np.where(never, 0.0, largest.per_ms))
-
-
-def _gain(misses: Misses, largest: State, *, routers: int) -> Floats:
-    """Return what instances that carry so much alone gain in pools, [cell]."""
-    stream, limits = misses.stream, misses.limits
-    return gain(
-        largest.batch,
-        busy=stream.filled(largest),
-        chunked=stream.grid.chunked,
-        order=limits.order,
-        rule=limits.slo.rule,
+    more, half_at = gain(
+        fullest.batch,
+        full=stream.at_batch(stream.full).per_ms / np.maximum(fullest.per_ms, _NO_RATE) - 1,
+        chunked=grid.chunked,
+        order=order,
+        rule=slo.rule,
         routers=routers,
     )
+    return Capacities(rate, more, half_at)
+
+
+def _fullest(stream: Stream, limits: Limits) -> State:
+    """Return the states at the largest rates that the closed form finds to keep the SLO, [cell]; rate 0.0: none."""
+    found = largest(stream, limits)
+    state = stream.at_batch(stream.most * found.share)
+    return replace(state, per_ms=np.where(found.never, 0.0, state.per_ms))
 
 
 def power_table(
@@ -220,8 +180,7 @@ def operating_point(
     factor = margin(chunked=grid.chunked, order=order, rule=slo.rule)
     if instances > 1:
         # In a pool latencies are those of an instance alone at a lower rate.
-        more = _gain(misses, _largest(misses), routers=routers)
-        factor = factor / float(1 + more[0] * (1 - 1 / instances))
+        factor /= float(capacities(stream, slo=slo, order=order, routers=routers).times_alone(instances)[0])
     actual, judged = stream.at_rate(per_ms), stream.at_rate(per_ms * factor)
     power_w = float(stream.power_w(actual)[0])
     if _overloaded(stream, judged):
@@ -245,12 +204,7 @@ def single_mix(load: Load) -> Mixes | None:
     asked = {c: part for c, part in load.items() if part.rate_per_s > 0}
     if not asked:
         return None
-    return Mixes(
-        classes=tuple(asked),
-        rate_per_s=np.array([[part.rate_per_s for part in asked.values()]]),
-        input_tokens=np.array([part.input_tokens for part in asked.values()], np.float64),
-        output_tokens=np.array([part.output_tokens for part in asked.values()], np.float64),
-    )
+    return mixes_of(asked, np.array([[part.rate_per_s for part in asked.values()]]))
 
 
 def _overloaded(stream: Stream, state: State) -> bool:

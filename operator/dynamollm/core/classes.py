@@ -6,6 +6,11 @@ pool of a larger one, which is how small pools are merged.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Final
+
+BRIEF_TOKENS: Final = 8
+"""Answers of two tokens up to so many are brief: a prompt beside them can hold up all of their tokens, and no other averages it out.
+An answer of one token has no time between tokens."""
 
 
 class Length(StrEnum):
@@ -57,6 +62,11 @@ class ClassBoundaries:
         first = _length(input_tokens, self.input_short, self.input_medium)
         second = _length(output_tokens, self.output_short, self.output_medium)
         return RequestClass(first + second)
+
+
+def is_brief(output_tokens: Any) -> Any:
+    """Return whether an answer is so short that one long step makes it slow: of a number of tokens, or of each in an array."""
+    return (output_tokens > 1) & (output_tokens <= BRIEF_TOKENS)
 
 
 def _length(tokens: float, short: int, medium: int) -> Length:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,15 @@ from dynamollm.core.inventory import fits
 from dynamollm.core.objective import ROUNDING, Budget
 
 _Floats: TypeAlias = NDArray[np.float64]
+
+MAX_GPUS: Final = "maxGPUs"
+"""What a service may hold in all is bounded by: its own limit,"""
+ON_NODES: Final = "GPUs on nodes"
+"""what is free and what it holds already on the nodes that it may run on,"""
+LEFT_BY_CLUSTER: Final = "GPUs that the cluster's budget leaves"
+"""what the ClusterPolicy and services of higher priority leave of these,"""
+HAD_LATELY: Final = "GPUs that could be had lately"
+"""or what pods got of them that waited too long for more."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class Coupling:
 
     degrees: tuple[int, ...]
     rows: tuple[Row, ...]
-    bins: tuple[int, ...]
-    """Free GPUs of each place; empty: unknown."""
+    bins: tuple[int, ...] | None
+    """Free GPUs of each place; None: unknown."""
     pools: int | None = None
     """Exactly so many parts."""
     floor: int = 1
@@ -72,42 +81,50 @@ class Coupling:
     def broken(self, counts: NDArray[np.int64], power_w: float) -> tuple[str, ...]:
         """Return which rows these instances of all pools together break, with what they would take; (): none."""
         used = self.usage(counts[None, :], np.array([power_w]))[0]
-        return tuple(
-            f"{row.name} ({amount:.0f} of {row.limit:.0f})" if row.limit >= 0 else row.name
-            for row, amount in zip(self.rows, used, strict=True)
-            if amount > row.limit + ROUNDING * max(1.0, abs(row.limit))
-        )
+        told: list[str] = []
+        nodes: set[float] = set()
+        for row, amount in zip(self.rows, used, strict=True):
+            # The nodes' GPUs, and those of them that a degree fits into, are often the same ones: once is enough.
+            again = row.name.startswith(ON_NODES) and row.limit in nodes
+            if again or amount <= row.limit + ROUNDING * max(1.0, abs(row.limit)):
+                continue
+            told.append(f"{row.name} ({amount:.0f} of {row.limit:.0f})" if row.limit >= 0 else row.name)
+            if row.name.startswith(ON_NODES):
+                nodes.add(row.limit)
+        return tuple(told)
 
     def fits(self, mix: Mapping[int, int]) -> bool:
         """Tell whether the nodes take these instances."""
-        return not self.bins or fits(mix, bins=self.bins)
+        return self.bins is None or fits(mix, bins=self.bins)
 
 
 def coupling(
     degrees: Sequence[int],
     *,
     max_gpus: int,
+    gpu_limit: str = MAX_GPUS,
     budget: Budget,
-    bins: tuple[int, ...],
+    bins: tuple[int, ...] | None,
     min_instances: int = 1,
     instances: int | None = None,
     pools: int | None = None,
 ) -> Coupling:
-    """Return the rows of these limits; those that bound nothing are left out."""
+    """Return the rows of these limits; those that bound nothing are left out. ``gpu_limit``: what allows no more GPUs."""
     gpus = tuple(float(tp) for tp in degrees)
     one = (1.0,) * len(degrees)
-    rows = [Row("maxGPUs", 0.0, gpus, float(max_gpus))]
+    rows = [Row(gpu_limit, 0.0, gpus, float(max_gpus))]
     if math.isfinite(budget.watts):
         rows.append(Row("maxWatts", 1.0, (0.0,) * len(degrees), budget.watts))
     if math.isfinite(budget.usd_per_hour):
         prices = budget.prices
         per_gpu = tuple(prices.gpu_usd_per_hour * tp for tp in degrees)
         rows.append(Row("maxCost", prices.electricity_usd_per_kwh / 1e3, per_gpu, budget.usd_per_hour))
-    for tp in degrees if bins else ():
-        multiples = tuple(float(other) if other % tp == 0 else 0.0 for other in degrees)
-        rows.append(Row(f"GPUs on nodes for TP{tp}", 0.0, multiples, float(sum(free // tp * tp for free in bins))))
-    if bins and not is_chain(degrees):
-        rows.append(Row("GPUs on nodes", 0.0, gpus, float(sum(free for free in bins if free >= min(degrees)))))
+    if bins is not None:
+        for tp in degrees:
+            multiples = tuple(float(other) if other % tp == 0 else 0.0 for other in degrees)
+            rows.append(Row(f"{ON_NODES} for TP{tp}", 0.0, multiples, float(sum(free // tp * tp for free in bins))))
+        if not is_chain(degrees):
+            rows.append(Row(ON_NODES, 0.0, gpus, float(sum(free for free in bins if free >= min(degrees)))))
     floor = min_instances if instances is None else instances
     if floor > 1:
         rows.append(Row("minInstances" if instances is None else "pins.instances", 0.0, tuple(-n for n in one), -floor))

@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Final
 
 from dynamollm.core.behavior import change_under_way, stuck_pending
+from dynamollm.core.coupling import HAD_LATELY, LEFT_BY_CLUSTER, MAX_GPUS, ON_NODES
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError, UnknownDataError
 from dynamollm.core.forecast import outlook, prior_outlook, recent_load
-from dynamollm.core.inventory import bins
+from dynamollm.core.inventory import bins, room_beside
+from dynamollm.core.margins import reserve
 from dynamollm.core.objective import budget
 from dynamollm.core.policies.base import HOLDING, Due, Policy, Reason, Situation
 from dynamollm.core.policies.dynamo_llm import DYNAMO_LLM
@@ -48,6 +50,9 @@ POLICIES: Final[Mapping[PolicyName, Policy]] = {
     PolicyName.JOINT: JOINT,
 }
 
+_LEAST_PACE_S: Final = 60.0
+"""Between two decisions of a policy that decides all at once: a sample of the load."""
+
 _GROWTHS: Final = 4
 """How often a plan may grow before it is taken as it is: once nearly always, and each growth adds instances."""
 
@@ -71,22 +76,10 @@ def decide(
         InvalidInputError: the profile knows none of the service's TP degrees.
         OutOfRangeError: the load is outside the profile's range, and there is no plan to hold.
     """
-    pinned = service.pins.tensor_parallel
-    wanted = service.tensor_parallel if pinned is None else (pinned,)
-    usable = tuple(tp for tp in wanted if tp in profile.tensor_parallel)
-    if not usable:
-        raise InvalidInputError(
-            f"gpu.tensorParallel {list(wanted)} has no degree that profile {profile.name!r} was "
-            f"measured at: use some of {list(profile.tensor_parallel)}, or another profile"
-        )
-    service = replace(service, tensor_parallel=usable)
-    sizing = ProfileSizing(
-        profile=profile,
-        slo=service.slo,
-        order=service.order,
-        clock_mhz=service.pins.clock_mhz,
-        routers=service.routers,
-    )
+    service = measured(service, profile)
+    at_once = POLICIES[service.policy].at_once
+    kept = reserve(chunked=profile.interleaves_prefill, order=service.order, at_once=at_once)
+    sizing = sizing_of(service, profile, reserve=kept)
     # Prices follow a schedule: they count from the next decision on, and make no settings new.
     basis = f"{replace(service, prices=Prices())!r}|{profile.name}"
     return decide_with(
@@ -97,6 +90,35 @@ def decide(
         available_gpus=available_gpus,
         available_watts=available_watts,
         basis=basis,
+    )
+
+
+def measured(service: Service, profile: Profile) -> Service:
+    """Return a service with those of its TP degrees that a profile was measured at.
+
+    Raises:
+        InvalidInputError: it has none.
+    """
+    pinned = service.pins.tensor_parallel
+    wanted = service.tensor_parallel if pinned is None else (pinned,)
+    usable = tuple(tp for tp in wanted if tp in profile.tensor_parallel)
+    if not usable:
+        raise InvalidInputError(
+            f"gpu.tensorParallel {list(wanted)} has no degree that profile {profile.name!r} was "
+            f"measured at: use some of {list(profile.tensor_parallel)}, or another profile"
+        )
+    return replace(service, tensor_parallel=usable)
+
+
+def sizing_of(service: Service, profile: Profile, *, reserve: float) -> ProfileSizing:
+    """Return what instances of a service are worth on a profile, so much of a capacity kept in reserve."""
+    return ProfileSizing(
+        profile=profile,
+        slo=service.slo,
+        order=service.order,
+        clock_mhz=service.pins.clock_mhz,
+        routers=service.routers,
+        reserve=reserve,
     )
 
 
@@ -120,8 +142,16 @@ def decide_with(
     if service.pins.tensor_parallel is not None:
         service = replace(service, tensor_parallel=(service.pins.tensor_parallel,))
     intervals = service.intervals
-    service = replace(service, intervals=epochs(service))
-    cap, cap_until_s = _cap(service, observation, now_s=now_s)
+    service = replace(service, intervals=epochs(service, startup_s=sizing.startup_s))
+    cap, cap_until_s = _cap(service, observation, now_s=now_s, believed_s=intervals.shard_s)
+    places = bins(observation.nodes, observation.instances)
+    # The first of equals is what a user would change first.
+    limits = {
+        MAX_GPUS: service.limits.max_gpus,
+        ON_NODES if available_gpus >= sum(places) else LEFT_BY_CLUSTER: available_gpus,
+        HAD_LATELY: available_gpus if cap is None else cap,
+    }
+    gpu_limit = min(limits, key=limits.__getitem__)
     situation = Situation(
         service=service,
         sizing=sizing,
@@ -129,17 +159,19 @@ def decide_with(
         recent={},
         current=current,
         due=Due(cluster=True),
-        max_gpus=min(service.limits.max_gpus, available_gpus, available_gpus if cap is None else cap),
-        bins=bins(observation.nodes, observation.instances),
+        max_gpus=limits[gpu_limit],
+        bins=places,
         free=tuple(node.free for node in observation.nodes),
         may_reduce=not change_under_way(service, observation.instances, startup_s=sizing.startup_s, now_s=now_s),
         now_s=now_s,
+        gpu_limit=gpu_limit,
         budget=budget(service.limits, service.prices, available_watts=available_watts),
     )
+    anew = plan is None or _has_room_at_last(situation)
     try:
         decided = _known(situation, observation, intervals=intervals)
     except UnknownDataError as error:
-        held = _blind(situation) if plan is None else plan
+        held = _blind(situation) if plan is None or anew else plan
         decided = _held(held, sizing, Reason.LOAD_UNKNOWN, str(error))
     except OutOfRangeError as error:
         if plan is None:
@@ -147,7 +179,7 @@ def decide_with(
         decided = _held(plan, sizing, Reason.LOAD_OUTSIDE_PROFILE, str(error))
     if plan is not None and decided == plan:
         return plan
-    if decided.reason in HOLDING and plan is not None:
+    if decided.reason in HOLDING and not anew:
         return decided
     return replace(decided, basis=fingerprint, gpu_cap=cap, gpu_cap_until_s=cap_until_s)
 
@@ -168,7 +200,7 @@ def _known(blank: Situation, observation: Observation, *, intervals: Intervals) 
     )
     situation = replace(blank, recent=recent, outlook=expected, due=due)
     plan = _settled(situation, POLICIES[service.policy].plan(situation))
-    on_time = levels_due(blank.current, service, now_s=now_s)
+    on_time = levels_due(blank.current, service, startup_s=blank.sizing.startup_s, now_s=now_s)
     if blank.current is not None and not on_time and plan.pools == blank.current.pools:
         # Nothing came of an extraordinary decision, as in the cycle before: not a new plan.
         return blank.current if plan.reason == blank.current.reason else plan
@@ -190,27 +222,43 @@ def _settled(s: Situation, plan: Plan) -> Plan:
 
 # ------------------------------------------------------------------ what is due
 def _due(s: Situation) -> Due:
-    on_time = levels_due(s.current, s.service, now_s=s.now_s)
-    if s.current is None or on_time.cluster or s.current.gpus > s.max_gpus:
+    on_time = levels_due(s.current, s.service, startup_s=s.sizing.startup_s, now_s=s.now_s)
+    if s.current is None or on_time.cluster or s.current.gpus > s.max_gpus or _has_room_at_last(s):
         return Due(cluster=True)
     if on_time.pools or s.current.reason in HOLDING:
         return Due(pools=True)
     return Due(hot=frozenset(pool.name for pool in s.current.pools if _is_hot(s, pool)))
 
 
-def epochs(service: Service) -> Intervals:
-    """Return how often each level decides: as the service has it, but where its policy decides all at once, at the faster pace."""
+def _has_room_at_last(s: Situation) -> bool:
+    """Whether the plan in force has no instance, as none fitted anywhere, and now one would."""
+    smallest = min(s.service.tensor_parallel)
+    return (
+        s.current is not None
+        and s.current.gpus == 0
+        and smallest <= s.max_gpus
+        and room_beside(s.bins, {})({smallest: 1})
+    )
+
+
+def epochs(service: Service, *, startup_s: float) -> Intervals:
+    """Return how often each level decides: as the service has it, but where its policy decides all at once, as often as makes sense.
+
+    The sooner the next decision, the less far ahead load has to be guessed; but before the instances of the last one serve
+    there is nothing to judge it by, and load comes by the minute.
+    """
     intervals = service.intervals
     if not POLICIES[service.policy].at_once:
         return intervals
-    return replace(intervals, scale_s=min(intervals.scale_s, intervals.shard_s))
+    pace_s = min(intervals.scale_s, intervals.shard_s, max(_LEAST_PACE_S, startup_s))
+    return replace(intervals, scale_s=pace_s, shard_s=pace_s)
 
 
-def levels_due(current: Plan | None, service: Service, *, now_s: float) -> Due:
+def levels_due(current: Plan | None, service: Service, *, startup_s: float, now_s: float) -> Due:
     """Which levels' epochs have ended; a decision from the future (another clock) counts as ended."""
     if current is None:
         return Due(cluster=True)
-    every = epochs(service)
+    every = epochs(service, startup_s=startup_s)
     return Due(
         cluster=not 0 <= now_s - current.scale_decided_s < every.scale_s,
         pools=not 0 <= now_s - current.shard_decided_s < every.shard_s,
@@ -218,7 +266,7 @@ def levels_due(current: Plan | None, service: Service, *, now_s: float) -> Due:
 
 
 def _is_hot(s: Situation, pool: PoolPlan) -> bool:
-    """Whether the load of now is above what the plan carries at the mix of now, by more than the tolerance."""
+    """Whether the load of now is above what the plan carries at the mix of now, by more than the tolerance or than all of its reserve."""
     load = {c: s.recent[c] for c in pool.classes if c in s.recent}
     if rate_per_s(load) <= pool.rate_per_s and tokens_per_s(load) <= tokens_per_s(pool.load):
         return False
@@ -226,14 +274,14 @@ def _is_hot(s: Situation, pool: PoolPlan) -> bool:
         group.instances * s.sizing.capacity_per_s(load=load, tensor_parallel=group.tensor_parallel)
         for group in pool.groups
     )
-    return rate_per_s(load) > capacity * (1 + s.service.behavior.tolerance)
+    return rate_per_s(load) > capacity * min(1 + s.service.behavior.tolerance, s.sizing.reserve)
 
 
-def _cap(service: Service, observation: Observation, *, now_s: float) -> tuple[int | None, float]:
+def _cap(service: Service, observation: Observation, *, now_s: float, believed_s: float) -> tuple[int | None, float]:
     """Return how many GPUs could be had while pods were pending too long, and until when that is believed."""
     if stuck_pending(service, observation.instances, now_s=now_s):
         held = sum(i.tensor_parallel for i in observation.instances if i.state is not InstanceState.PENDING)
-        return held, now_s + service.intervals.shard_s
+        return held, now_s + believed_s
     plan = observation.plan
     if plan is not None and plan.gpu_cap is not None and now_s < plan.gpu_cap_until_s:
         return plan.gpu_cap, plan.gpu_cap_until_s

@@ -6,15 +6,16 @@ up. Everything is rebuilt from the history in every cycle, so a restart forgets 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.core.classes import ClassBoundaries, RequestClass
-from dynamollm.core.forecast_choice import Choice, ForecastQuality, choose, upper_band
+from dynamollm.core.forecast_choice import Choice, ForecastQuality, choose, upper_band, upper_bands
 from dynamollm.core.forecast_methods import ForecastMode, Frame, Past, Seen, Series, Template, expected, past_of
+from dynamollm.core.lengths import expected_lengths
 from dynamollm.core.load_series import DAY_S, LoadSeries, is_known, load_series, trusted
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
 from dynamollm.core.records import LEAST_RATE_PER_S, ClassLoad, ForecastSettings, Intervals, Load, LoadHistory
@@ -47,8 +48,8 @@ class Outlook:
     band: float
     series: LoadSeries | None
     """None: nothing was ever observed."""
-    lengths: dict[RequestClass, tuple[float, float]]
-    """Mean input and output tokens by class."""
+    lengths: dict[RequestClass, ClassLoad]
+    """How long requests are by class, at rate 0."""
     prior: dict[RequestClass, float] = field(default_factory=dict)
     """Requests/s by class that is assumed at least; empty once load has been observed for long enough."""
     _fits: dict[int, _Fit] = field(default_factory=dict, compare=False, repr=False)
@@ -57,6 +58,11 @@ class Outlook:
     def peak(self, classes: Iterable[RequestClass], *, horizon_s: float) -> dict[RequestClass, ClassLoad]:
         """Return the upper band of the highest load of these classes together within the horizon; absent: none."""
         return self._loads(classes, horizon_s=horizon_s, upper=True)
+
+    def peak_of_each(self, *, horizon_s: float) -> dict[RequestClass, ClassLoad]:
+        """Return the same of each class alone, by class: several times faster than one after the other."""
+        rates = self._rates_of_each(horizon_s)
+        return self._as_loads({c: max(rates.get(c, 0.0), self.prior.get(c, 0.0)) for c in RequestClass})
 
     def expected_peak(self, classes: Iterable[RequestClass], *, horizon_s: float) -> dict[RequestClass, ClassLoad]:
         """Return the same without the band: the highest load that is expected."""
@@ -76,8 +82,11 @@ class Outlook:
         rates = self._rates(wanted, horizon_s=horizon_s, upper=upper)
         for request_class in wanted:
             rates[request_class] = max(rates.get(request_class, 0.0), self.prior.get(request_class, 0.0))
+        return self._as_loads(rates)
+
+    def _as_loads(self, rates: dict[RequestClass, float]) -> dict[RequestClass, ClassLoad]:
         return {
-            request_class: ClassLoad(rate, *self.lengths[request_class])
+            request_class: replace(self.lengths[request_class], rate_per_s=rate)
             for request_class, rate in rates.items()
             if rate >= LEAST_RATE_PER_S
         }
@@ -98,8 +107,24 @@ class Outlook:
         fit = self._fit(horizon)
         seen = Seen(y, fit.past)
         template = None if fit.template is None else Template(fit.template[rows].sum(axis=0), fit.frame)
-        found, now, method = expected(seen, template, fit.choice.method)
-        return upper_band(now, found, seen.came, band=self.band, relative=method.relative) if upper else now
+        whole, method = expected(seen, template, fit.choice.method)
+        now = float(whole[-1])
+        return upper_band(now, whole[:-1], seen.came, band=self.band, relative=method.relative) if upper else now
+
+    def _rates_of_each(self, horizon_s: float) -> dict[RequestClass, float]:
+        series = self.series
+        if series is None:
+            return {}
+        asked: NDArray[np.bool_] = np.any(series.rates > 0, axis=1)
+        if not asked.any():
+            return {}
+        fit = self._fit(self._buckets(series, horizon_s))
+        seen = Seen(series.rates[asked], fit.past)
+        template = None if fit.template is None else Template(fit.template[asked], fit.frame)
+        wholes, method = expected(seen, template, fit.choice.method)
+        classes = [c for c, some in zip(series.classes, asked, strict=True) if some]
+        upper = upper_bands(wholes[:, -1], wholes[:, :-1], seen.came, band=self.band, relative=method.relative).tolist()
+        return dict(zip(classes, upper, strict=True))
 
     @staticmethod
     def _buckets(series: LoadSeries, horizon_s: float) -> int:
@@ -143,11 +168,8 @@ def outlook(
     grid = trusted(history, now_s=now_s)
     series = load_series(grid)
     lengths = {
-        request_class: (
-            grid.input_tokens.get(request_class, typical.input_tokens),
-            grid.output_tokens.get(request_class, typical.output_tokens),
-        )
-        for request_class, typical in typical_lengths(boundaries).items()
+        c: ClassLoad(0.0, *tokens, grid.brief_share.get(c, 0.0))
+        for c, tokens in expected_lengths(grid, boundaries=boundaries).items()
     }
     prior: dict[RequestClass, float] = {}
     if settings.initial_rate_per_s > 0 and _observed_for_s(series) < intervals.scale_s:
@@ -160,7 +182,7 @@ def prior_outlook(*, settings: ForecastSettings, boundaries: ClassBoundaries) ->
     return Outlook(
         band=settings.band,
         series=None,
-        lengths={c: (part.input_tokens, part.output_tokens) for c, part in typical_lengths(boundaries).items()},
+        lengths=typical_lengths(boundaries),
         prior={c: settings.initial_rate_per_s * share for c, share in PRIOR_SHARE.items()},
     )
 
@@ -182,6 +204,7 @@ def recent_load(history: LoadHistory | None, *, now_s: float, boundaries: ClassB
                 rate_per_s=rate,
                 input_tokens=grid.input_tokens.get(request_class, typical[request_class].input_tokens),
                 output_tokens=grid.output_tokens.get(request_class, typical[request_class].output_tokens),
+                brief_share=grid.brief_share.get(request_class, 0.0),
             )
     return load
 

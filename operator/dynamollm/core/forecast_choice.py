@@ -111,12 +111,24 @@ def upper_band(now: float, found: Series, peaks: Series, *, band: float, relativ
     usable = np.isfinite(found)
     if int(usable.sum()) < MIN_SCORES:
         return now * (1 + UNTESTED_BAND)
-    if relative:
-        score = _quantile(_scores(found[usable], peaks[usable], relative=True), band)
-        if score <= MAX_RELATIVE:
-            return float(_raised(np.array([now]), score, relative=True)[0])
-    score = _quantile(_scores(found[usable], peaks[usable], relative=False), band)
-    return float(_raised(np.array([now]), score, relative=False)[0])
+    some = found[None, usable], peaks[None, usable]
+    return float(_above(np.array([now]), *some, band=band, relative=relative)[0])
+
+
+def upper_bands(now: Series, found: Series, peaks: Series, *, band: float, relative: bool = False) -> Series:
+    """Return the same of several loads, [load], of [load, origin]."""
+    if np.isfinite(found).all() and found.shape[1] >= MIN_SCORES:
+        return _above(now, found, peaks, band=band, relative=relative)
+    rows = zip(now, found, peaks, strict=True)
+    return np.array([upper_band(float(one), *past, band=band, relative=relative) for one, *past in rows])
+
+
+def _above(now: Series, found: Series, peaks: Series, *, band: float, relative: bool) -> Series:
+    by_root = _raised(now, _quantile(_scores(found, peaks, relative=False), band), relative=False)
+    if not relative:
+        return by_root
+    score = _quantile(_scores(found, peaks, relative=True), band)
+    return np.where(score <= MAX_RELATIVE, _raised(now, np.minimum(score, MAX_RELATIVE), relative=True), by_root)
 
 
 # ------------------------------------------------------------------ trials
@@ -135,7 +147,8 @@ class _Trial:
     """One method on the past origins: its bands, made of the misses of the other fold, and its loss."""
 
     def __init__(self, seen: Seen, template: Template | None, method: Method, *, judge: _Judge) -> None:
-        found, self.now, method = expected(seen, template, method)
+        whole, method = expected(seen, template, method)
+        found, self.now = whole[:-1], float(whole[-1])
         self.usable = np.isfinite(found)
         self._judge = judge
         self._found, self._peaks = found[self.usable], judge.peaks[self.usable]
@@ -147,7 +160,7 @@ class _Trial:
         for relative in (False, True):
             upper = self._upper(relative=relative)
             losses = pinball(self._peaks, upper, band=judge.band)
-            loss = float(np.average(losses, weights=self._weights))
+            loss = float(losses @ self._weights / self._weights.sum())
             if loss < self.loss * (1 - GAIN):
                 self.loss, self.losses, self._uppers = loss, losses, upper
                 self.method = replace(method, relative=relative)
@@ -160,7 +173,9 @@ class _Trial:
             # All of them where the other half is nearly empty.
             others = scores[~half] if int((~half).sum()) >= MIN_SCORES // 2 else scores
             score = _quantile(others, self._judge.band)
-            upper[half] = _raised(self._found[half], min(score, MAX_RELATIVE) if relative else score, relative=relative)
+            upper[half] = _raised(
+                self._found[half], np.minimum(score, MAX_RELATIVE) if relative else score, relative=relative
+            )
         return upper
 
     def loss_on(self, origins: NDArray[np.bool_]) -> float:
@@ -194,18 +209,19 @@ def _scores(found: Series, peaks: Series, *, relative: bool) -> Series:
     return scores
 
 
-def _raised(found: Series, score: float, *, relative: bool) -> Series:
+def _raised(found: Series, score: Series, *, relative: bool) -> Series:
     """Return the load x with (x - found) / x = score, or (x - found) / √x = score; never below what is expected."""
-    if score <= 0:
-        return found
+    score = np.maximum(score, 0.0)
     upper: Series = found / (1 - score) if relative else ((score + np.sqrt(score**2 + 4 * found)) / 2) ** 2
-    return upper
+    return np.where(score > 0, upper, found)
 
 
-def _quantile(scores: Series, band: float) -> float:
-    """Return the conformal quantile: the smallest score with (n + 1) · band of them at or below it, or the largest."""
-    rank = min(scores.size - 1, int(np.ceil((scores.size + 1) * band)) - 1)
-    return float(np.partition(scores, rank)[rank])
+def _quantile(scores: Series, band: float) -> Series:
+    """Return the conformal quantile, [...] of [..., score]: the smallest with (n + 1) · band of them at or below it, or the largest."""
+    count = scores.shape[-1]
+    rank = min(count - 1, int(np.ceil((count + 1) * band)) - 1)
+    quantile: Series = np.partition(scores, rank, axis=-1)[..., rank]
+    return quantile
 
 
 def _folds(past: Past) -> NDArray[np.bool_]:

@@ -91,11 +91,12 @@ class Past:
         return np.stack([self.origins + 1, self.origins + 1 + self.reach], axis=1).ravel()
 
     def maxima(self, y: Series) -> Series:
-        """Return the peak that came after each origin."""
+        """Return the peak that came after each origin, [..., origin] of [..., bucket]."""
         if not self.origins.size:
-            return np.zeros(0)
+            return np.zeros((*y.shape[:-1], 0))
         # Every second segment is a window, what is between them is not looked at; the last may end with the series.
-        maxima: Series = np.maximum.reduceat(np.append(y, y[-1]), self._edges)[::2]
+        series = np.concatenate([y, y[..., -1:]], axis=-1)
+        maxima: Series = np.maximum.reduceat(series, self._edges, axis=-1)[..., ::2]
         return maxima
 
     def buckets(self, seconds: float) -> int:
@@ -127,21 +128,22 @@ def past_of(known: NDArray[np.bool_], *, first: int, horizon: int, bucket_s: flo
 
 @dataclass(frozen=True)
 class Seen:
-    """The load of some classes together, and what methods take from it."""
+    """The load of some classes together, or of several such sets, and what methods take from it."""
 
     y: Series
-    """Requests/s by bucket."""
+    """Requests/s, [..., bucket]."""
     past: Past
 
     @cached_property
     def came(self) -> Series:
-        """The peak that came after each origin."""
+        """The peak that came after each origin, [..., origin]."""
         return self.past.maxima(self.y)
 
     @cached_property
     def _sums(self) -> Series:
-        sums = np.zeros(self.y.size + 1)
-        np.cumsum(self.y, out=sums[1:])
+        *sets, buckets = self.y.shape
+        sums = np.zeros((*sets, buckets + 1))
+        np.cumsum(self.y, axis=-1, out=sums[..., 1:])
         return sums
 
     def level(self, level_s: float) -> Series:
@@ -149,24 +151,24 @@ class Seen:
         end = self.past.at + 1
         start = np.maximum(end - self.past.buckets(level_s), 0)
         # Differences of long sums: where nothing came they may be some 1e-13 below zero.
-        means: Series = np.maximum(self._sums[end] - self._sums[start], 0.0) / (end - start)
+        means: Series = np.maximum(self._sums[..., end] - self._sums[..., start], 0.0) / (end - start)
         return means
 
     def trend(self) -> Series:
         """Return the slope per bucket at each origin and now, 0 where it is not significant or history is too short."""
         buckets = max(TREND_BUCKETS, self.past.buckets(TREND_S))
         at = self.past.at
-        found = np.zeros(at.size)
+        found = np.zeros((*self.y.shape[:-1], at.size))
         long_enough = at >= buckets - 1
         if not long_enough.any():
             return found
         x = np.arange(buckets) - (buckets - 1) / 2
         spread = float(x @ x)
-        windows = sliding_window_view(self.y, buckets)[at[long_enough] - (buckets - 1)]
+        windows = sliding_window_view(self.y, buckets, axis=-1)[..., at[long_enough] - (buckets - 1), :]
         slope = windows @ x / spread
-        residual = np.maximum(windows.var(axis=1) * buckets - slope**2 * spread, 0.0)
+        residual = np.maximum(windows.var(axis=-1) * buckets - slope**2 * spread, 0.0)
         error = np.sqrt(residual / (buckets - 2) / spread)
-        found[long_enough] = np.where(np.abs(slope) > TREND_SIGNIFICANCE * error, slope, 0.0)
+        found[..., long_enough] = np.where(np.abs(slope) > TREND_SIGNIFICANCE * error, slope, 0.0)
         return found
 
 
@@ -189,8 +191,8 @@ class Samples:
 
     def of(self, x: Series) -> Series:
         """Return the values there."""
-        low = x[self.low]
-        values: Series = low + self.part * (x[self.high] - low)
+        low = x[..., self.low]
+        values: Series = low + self.part * (x[..., self.high] - low)
         return values
 
 
@@ -230,7 +232,8 @@ class Frame:
 
     def ahead(self, template: Series) -> Series:
         """Return the highest value ahead of each origin and of now."""
-        return np.append(self._ahead.of(template).max(axis=1), self._ahead_of_now.of(template).max())
+        highest = self._ahead.of(template).max(axis=-1), self._ahead_of_now.of(template).max(axis=-1, keepdims=True)
+        return np.concatenate(highest, axis=-1)
 
     def level(self, template: Series, level_s: float) -> Series:
         """Return the value in the middle of what the level is the mean of, at each origin and now."""
@@ -245,12 +248,12 @@ class Template:
     """The season of some classes together, and where it is looked at."""
 
     values: Series
-    """Requests/s by coarse bucket; NaN: unknown."""
+    """Requests/s, [..., coarse bucket]; NaN: unknown."""
     frame: Frame
 
 
-def expected(seen: Seen, template: Template | None, method: Method) -> tuple[Series, float, Method]:
-    """Return the peak that a method expected at each past origin, the one that it expects now, and its fitted self."""
+def expected(seen: Seen, template: Template | None, method: Method) -> tuple[Series, Method]:
+    """Return the peak that a method expected at each past origin and that it expects now, [..., origin], and its fitted self."""
     past = seen.past
     level = seen.level(method.level_s)
     if template is None:
@@ -259,16 +262,16 @@ def expected(seen: Seen, template: Template | None, method: Method) -> tuple[Ser
             lag = (past.buckets(method.level_s) - 1) / 2
             growth = np.maximum(seen.trend(), 0.0) * (lag + ahead)
             level = level + np.minimum(growth, MAX_GROWTH * level)
-        return level[:-1], float(level[-1]), method
+        return level, method
     frame, values, target = template.frame, template.values, seen.came
     peaks, usual = frame.ahead(values), frame.level(values, method.level_s)
     if method.scaled:
         peaks, usual, level, target = (np.log(np.maximum(x, LEAST_PER_S)) for x in (peaks, usual, level, target))
     away = level - usual
-    weight = _weight(away[:-1], target - peaks[:-1]) if method.weight is None else method.weight
+    weight = _weight(away[..., :-1], target - peaks[..., :-1]) if method.weight is None else method.weight
     whole = peaks + weight * away
     whole = np.exp(whole) if method.scaled else np.maximum(whole, 0.0)
-    return whole[:-1], float(whole[-1]), replace(method, weight=weight)
+    return whole, replace(method, weight=weight)
 
 
 def _weight(away: Series, left: Series) -> float:

@@ -29,13 +29,13 @@ def bins(nodes: Iterable[NodeGpus], instances: Iterable[Instance]) -> tuple[int,
     return (*(node.free for node in nodes if node.free > 0), *own)
 
 
-def room_beside(places: tuple[int, ...], taken: Mapping[int, int]) -> Callable[[Mapping[int, int]], bool]:
-    """Return whether instances have room beside what others take; everything has where no places are known."""
+def room_beside(places: tuple[int, ...] | None, taken: Mapping[int, int]) -> Callable[[Mapping[int, int]], bool]:
+    """Return whether instances have room beside what others take; everything has where places are unknown (None)."""
     fixed = dict(taken)
 
     def has_room(wanted: Mapping[int, int]) -> bool:
         together = Counter(fixed)
         together.update(wanted)
-        return not places or fits(together, bins=places)
+        return places is None or fits(together, bins=places)
 
     return has_room

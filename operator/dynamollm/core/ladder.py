@@ -39,13 +39,15 @@ def build_ladder(
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
     routers: int = 1,
+    reserve: float = 1.0,
     known: "Capacities | None" = None,
 ) -> Ladder:
     """Return load of one instance (prompt + generated tokens/s of this mix) → clock of least power within the SLO.
 
     Clocks never fall as load grows. No steps: the SLO holds at no clock, or nothing is asked for; the highest clock
     applies to every load. ``instances``: how many the pool has, of which this is one; ``routers``: in
-    front of it; ``known``: what such an instance carries, less the reserve, at the clocks that ladders weigh, where that is worked out.
+    front of it; ``reserve``: what capacities are divided by; ``known``: what such an instance carries, less the reserve, at the clocks
+    that ladders weigh, where that is worked out.
 
     Raises:
         OutOfRangeError: the TP degree or the input tokens are outside the profile.
@@ -54,7 +56,6 @@ def build_ladder(
     import numpy as np  # noqa: PLC0415
 
     from dynamollm.core.capacity import capacity_table, power_table, single_mix  # noqa: PLC0415
-    from dynamollm.core.margins import reserve  # noqa: PLC0415
 
     safe_mhz = profile.max_clock_mhz
     mix = single_mix(load)
@@ -66,7 +67,7 @@ def build_ladder(
     degrees = (tensor_parallel,)
     found = known or capacity_table(
         profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks, routers=routers
-    ).less(reserve(chunked=profile.interleaves_prefill, order=order))
+    ).less(reserve)
     usable = [HEADROOM * float(one) for one in found.in_pool(instances).ravel()]
     loads = [usable[-1] * index / _LOADS for index in range(1, _LOADS + 1)]
     if loads[-1] <= 0:

@@ -13,35 +13,43 @@ _FCFS, _EDF = Order.FIRST_COME_FIRST_SERVED, Order.EARLIEST_DEADLINE_FIRST
 _ATT, _P99, _X5 = SloRule.PER_REQUEST, SloRule.PER_CLASS_PERCENTILE, SloRule.FIVE_TIMES_ALONE
 
 _CHUNKED: Final[Mapping[tuple[Order, SloRule], float]] = {
-    (_FCFS, _ATT): 1.03,
-    (_FCFS, _P99): 1.27,
-    (_FCFS, _X5): 1.18,
-    (_EDF, _ATT): 1.03,
-    (_EDF, _P99): 1.12,
-    (_EDF, _X5): 1.18,
+    (_FCFS, _ATT): 1.06,
+    (_FCFS, _P99): 1.07,
+    (_FCFS, _X5): 1.05,
+    (_EDF, _ATT): 1.02,
+    (_EDF, _P99): 1.01,
+    (_EDF, _X5): 1.05,
 }
+"""1.02 would do for FiveTimesAlone on log-normal lengths. Answers of real classes are of several kinds, and that rule is missed by the
+shortest: a third of the short ones of the conversations of 2023 have a quarter of their mean's tokens, which means do not tell."""
 _WHOLE: Final[Mapping[tuple[Order, SloRule], float]] = {
-    (_FCFS, _ATT): 1.18,
-    (_FCFS, _P99): 1.40,
-    (_FCFS, _X5): 1.20,
-    (_EDF, _ATT): 1.18,
-    (_EDF, _P99): 1.40,
-    (_EDF, _X5): 1.20,
+    (_FCFS, _ATT): 1.07,
+    (_FCFS, _P99): 1.11,
+    (_FCFS, _X5): 1.01,
+    (_EDF, _ATT): 1.02,
+    (_EDF, _P99): 1.07,
+    (_EDF, _X5): 1.0,
 }
 
 
-_RESERVE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.2, _EDF: 1.1}
+_RESERVE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.1, _EDF: 1.15}
 _RESERVE_WHOLE: Final = 1.3
-"""The least, in steps of a tenth, with which Joint and DynamoLLM keep the SLO over the hour of 2023 (docs/model.md): with a tenth
-less 1 to 2 % of the requests miss it. Served by deadline, what comes too much at once costs those first that can wait."""
+"""With these DynamoLLM keeps the SLO at all of eight rates of the hour of 2023 but 97.2 % by deadline at 7.5 times. Served so, an instance that is
+asked for too much misses nearly all at once, since each step is full of prompts then, where first come first served it misses some."""
+_AT_ONCE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.0, _EDF: 1.05}
+_AT_ONCE_WHOLE: Final = 1.0
+"""Joint keeps the SLO with these at 15 or 16 of 16 rates (docs/model.md). 1.0 is no reserve at all: capacities of pools are a tenth
+less than simulated ones first come first served and on whole prompts, and exact by deadline; and load is an upper band."""
 
 
-def reserve(*, chunked: bool, order: Order) -> float:
+def reserve(*, chunked: bool, order: Order, at_once: bool) -> float:
     """Return how many times its load a plan's instance carries within the SLO.
 
     Requests come in longer bursts than a Poisson stream's, one output class in five is predicted wrong, and load goes on
-    growing between two decisions.
+    growing between two decisions: less so ``at_once``, where all is decided every few minutes.
     """
+    if at_once:
+        return _AT_ONCE_CHUNKED[order] if chunked else _AT_ONCE_WHOLE
     return _RESERVE_CHUNKED[order] if chunked else _RESERVE_WHOLE
 
 

@@ -1,9 +1,10 @@
 """The cheapest pools where limits couple them: a mixed-integer programme over (subset of classes, mix of instances).
 
-Each option is a binary; every class is in exactly one chosen option's subset; the rows of ``core.coupling`` hold. HiGHS
-solves it through scipy, exactly, but first nearly all options go: with prices λ on the rows, the dynamic programme of
+Each option is a binary; every class is in exactly one chosen option's subset; the rows of ``core.coupling`` hold. It is
+solved exactly, but first nearly all options go: with prices λ on the rows, the dynamic programme of
 ``core.partition`` gives a lower bound for every plan that has a given option (Lagrangian relaxation), and a plan that keeps
-the rows gives an upper one. An option whose lower bound is above that is in no cheapest plan.
+the rows gives an upper one. An option whose lower bound is above that is in no cheapest plan. What is left is searched
+with the same bounds (``core.cover``), or by HiGHS through scipy where that would take longer.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from dynamollm.core.coupling import Coupling, is_chain
+from dynamollm.core.cover import Priced, least_cover
+from dynamollm.core.floor import least_with
 from dynamollm.core.mix import Mix
 from dynamollm.core.objective import ROUNDING
 from dynamollm.core.options import Options, Subsets, joined, least_pair_cost, pair_options, single_options
@@ -26,9 +29,16 @@ _Floats: TypeAlias = NDArray[np.float64]
 _Counts: TypeAlias = NDArray[np.int64]
 
 PRICE_STEPS: Final = 24
-"""Doublings and halvings of the prices on the rows: they end within a millionth of the best single price."""
+"""Doublings and halvings of the prices on the rows, at most."""
+PRICE_NEAR: Final = 1e-3
+"""They end within so much of the best single price, relative: exacter ones leave hardly fewer options."""
+PRICES_AGAIN: Final = 6
+PRICE_RANGE: Final = 0.1
+"""When options have come in: so many prices within so much of the best one."""
 TIME_LIMIT_S: Final = 2.0
 """For the solver: the gap that is left is reported."""
+MOST_COUNTED: Final = 64
+"""Instances in all that pools are chosen by the number of: the time that takes grows with their square, to 0.1 s."""
 MOST_OPTIONS: Final = 4000
 """Options that the solver gets, those of the lowest bounds; what is left out counts towards the gap. Seldom over a hundred."""
 CUTS: Final = 20
@@ -59,6 +69,9 @@ def solve(
         per_pool: what every pool costs besides.
     """
     options = single_options(subsets, floor=coupling.floor)
+    enough = _with_enough(subsets, options, masks, classes=classes, coupling=coupling, per_pool=per_pool)
+    if enough is not None:
+        return enough
     bounded = _bounded(options, masks, classes=classes, coupling=coupling, per_pool=per_pool)
     if bounded is None:
         # On the highest stair, what is scarce is used least: look there for some plan, or for the proof that there is none.
@@ -75,15 +88,17 @@ def solve(
         plans = least + (bounded.rest[masks] + per_pool - bounded.credit)[:, None]
         row, stair = np.nonzero(plans[:, 1:] <= _above(bounded.upper))
     options = joined([options, pair_options(subsets, row, stair + 1)])
-    bounded = _bounded(options, masks, classes=classes, coupling=coupling, per_pool=per_pool) or bounded
+    again = _bounded(options, masks, classes=classes, coupling=coupling, per_pool=per_pool, known=bounded)
     kept = np.arange(options.row.size)
     left_out = np.inf
-    if bounded is not None and bounded.lower.size == kept.size:
-        kept = kept[bounded.lower <= _above(bounded.upper)]
-        kept = kept[np.argsort(bounded.lower[kept], kind="stable")]
-        left_out = float(np.min(bounded.lower[kept[MOST_OPTIONS:]], initial=np.inf))
+    if again is not None:
+        kept = kept[again.lower <= _above(again.upper)]
+        kept = kept[np.argsort(again.lower[kept], kind="stable")]
+        left_out = float(np.min(again.lower[kept[MOST_OPTIONS:]], initial=np.inf))
         kept = kept[:MOST_OPTIONS]
-    found = _exact(options.take(kept), masks, classes=classes, coupling=coupling, per_pool=per_pool)
+    few = options.take(kept)
+    found = again and _covered(few, masks, again, coupling=coupling, per_pool=per_pool)
+    found = found or _exact(few, masks, classes=classes, coupling=coupling, per_pool=per_pool)
     if found is None:
         return None
     chosen, cost, gap = found
@@ -91,6 +106,43 @@ def solve(
         gap = max(gap, 1 - left_out / cost)
     pools = tuple((int(options.row[kept[one]]), options.mix(kept[one], coupling.degrees)) for one in chosen)
     return Solved(pools, cost, gap)
+
+
+def _with_enough(
+    subsets: Subsets, options: Options, masks: _Counts, *, classes: int, coupling: Coupling, per_pool: float
+) -> Solved | None:
+    """Return the cheapest plan with as many instances as are asked for in all, if it keeps all other limits too."""
+    if not 1 < coupling.floor <= MOST_COUNTED or coupling.pools is not None:
+        return None
+    first = _least_with(options, masks, classes=classes, instances=coupling.floor, per_pool=per_pool)
+    free = _ByMask(masks[options.row], 1 << classes).least(options.cost + per_pool)
+    rest = least_partition(free, runner_up=False)
+    if first is None or rest is None:
+        return None
+    plans = least_pair_cost(subsets) + (rest.completion[masks] + per_pool)[:, None]
+    row, stair = np.nonzero(plans[:, 1:] <= _above(first[0]))
+    options = joined([options, pair_options(subsets, row, stair + 1)])
+    cost, chosen = _least_with(options, masks, classes=classes, instances=coupling.floor, per_pool=per_pool) or first
+    counts, watts = options.counts[chosen].sum(axis=0), float(options.power_w[chosen].sum())
+    if coupling.broken(counts, watts) or not _fits(options, chosen, coupling):
+        return None
+    return Solved(tuple((int(options.row[one]), options.mix(one, coupling.degrees)) for one in chosen), cost, 0.0)
+
+
+def _least_with(
+    options: Options, masks: _Counts, *, classes: int, instances: int, per_pool: float
+) -> tuple[float, _Counts] | None:
+    """Return the least cost of so many instances at least, and the options with it; None: these options have no such plan."""
+    mask, cost, count = masks[options.row], options.cost + per_pool, options.counts.sum(axis=1)
+    some = [np.flatnonzero(count >= least) for least in range(1, instances + 1)]
+    by_mask = [_ByMask(mask[few], 1 << classes) for few in some]
+    found = least_with(
+        np.array([one.least(cost[few]) for one, few in zip(by_mask, some, strict=True)]), instances=instances
+    )
+    if found is None:
+        return None
+    chosen = [some[least - 1][by_mask[least - 1].cheapest(cost[some[least - 1]], [part])] for part, least in found[1]]
+    return found[0], np.concatenate(chosen)
 
 
 @dataclass(frozen=True)
@@ -105,6 +157,11 @@ class _Bounded:
     """By mask: least priced cost of the classes outside it, at the prices of the best bound."""
     credit: float
     """Limits × these prices."""
+    prices: _Floats
+    """[row]"""
+    price: float
+    direction: _Floats
+    """[row] These prices, scaled, are ``price`` × this."""
     per_watt: float
     per_instance: _Floats
     """What these prices add to the cost of a watt, and of an instance by degree."""
@@ -114,8 +171,19 @@ def _above(cost: float) -> float:
     return cost + ROUNDING * max(1.0, abs(cost))
 
 
-def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupling, per_pool: float) -> _Bounded | None:
-    """Return bounds from prices on the rows that the cheapest plans break; None: no plan within the rows was found."""
+def _bounded(
+    options: Options,
+    masks: _Counts,
+    *,
+    classes: int,
+    coupling: Coupling,
+    per_pool: float,
+    known: _Bounded | None = None,
+) -> _Bounded | None:
+    """Return bounds from prices on the rows that the cheapest plans break; None: no plan within the rows was found.
+
+    ``known``: what was found with some of these options.
+    """
     mask = masks[options.row]
     usage = coupling.usage(options.counts, options.power_w)
     limit = coupling.limit
@@ -125,9 +193,13 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
     upper, highest = np.inf, -np.inf
     lower = np.full(mask.size, -np.inf)
     step = max(1.0, float(np.min(options.cost, initial=np.inf)))
-    rest, best_prices = np.zeros(0), np.zeros(limit.size)
+    best_direction = direction
+    rest, best_prices, best_price = np.zeros(0), np.zeros(limit.size), 0.0
+    if known is not None:
+        upper, price, direction = known.upper, known.price, known.direction
+        low, high = price * (1 - PRICE_RANGE), price * (1 + PRICE_RANGE)
     by_mask = _ByMask(mask, 1 << classes)
-    for _ in range(PRICE_STEPS):
+    for _ in range(PRICE_STEPS if known is None else PRICES_AGAIN):
         prices = price * direction / scale
         credit = float(prices @ limit)
         priced = options.cost + per_pool + usage @ prices
@@ -136,7 +208,8 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
             return None
         lower = np.maximum(lower, priced + found.completion[mask] - credit)
         if found.cost - credit > highest:
-            highest, rest, best_prices = found.cost - credit, found.completion, prices
+            highest, rest, best_prices, best_price = found.cost - credit, found.completion, prices, price
+            best_direction = direction
         chosen = by_mask.cheapest(priced, found.parts)
         over = usage[chosen].sum(axis=0) - limit
         broken = over > ROUNDING * scale
@@ -147,7 +220,7 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
             low = price
             direction = np.maximum(direction, broken)
         price = (low + high) / 2 if np.isfinite(high) else max(step, 2 * price)
-        if not direction.any() or upper <= _above(highest) or high - low <= ROUNDING * min(high, 1e9):
+        if not direction.any() or upper <= _above(highest) or high - low <= PRICE_NEAR * min(high, 1e9):
             break
     if not np.isfinite(upper):
         return None
@@ -156,6 +229,9 @@ def _bounded(options: Options, masks: _Counts, *, classes: int, coupling: Coupli
         lower=lower,
         rest=rest,
         credit=float(best_prices @ limit),
+        prices=best_prices,
+        price=best_price,
+        direction=best_direction,
         per_watt=float(best_prices @ coupling.per_watt),
         per_instance=best_prices @ coupling.per_instance,
     )
@@ -198,6 +274,33 @@ class _ByMask:
             options = self._order[self._first[place] : last[place]]
             chosen.append(options[cost[options].argmin()])
         return np.array(chosen, dtype=np.int64)
+
+
+def _covered(
+    options: Options, masks: _Counts, bounded: _Bounded, *, coupling: Coupling, per_pool: float
+) -> tuple[_Counts, float, float] | None:
+    """Return the chosen options, their cost, and no gap; None: that is for the solver."""
+    usage = coupling.usage(options.counts, options.power_w)
+    limit = coupling.limit + ROUNDING * np.maximum(np.abs(coupling.limit), 1.0)
+    cost = options.cost + per_pool
+
+    def allowed(chosen: Sequence[int]) -> bool:
+        some = np.array(chosen, dtype=np.int64)
+        return bool((usage[some].sum(axis=0) <= limit).all()) and _fits(options, some, coupling)
+
+    chosen = least_cover(
+        Priced(
+            mask=masks[options.row],
+            cost=cost,
+            priced=cost + usage @ bounded.prices,
+            rest=bounded.rest,
+            credit=bounded.credit,
+            upper=_above(bounded.upper),
+        ),
+        allowed=allowed,
+        pools=coupling.pools,
+    )
+    return None if chosen is None else (chosen, float(cost[chosen].sum()), 0.0)
 
 
 def _exact(

@@ -8,7 +8,7 @@ most two degrees, and what the integers add is the small remainder that the seco
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import permutations
 from typing import Final
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.objective import ENERGY, Budget, Weights
 from dynamollm.core.records import GroupPlan, Ladder, Load
-from dynamollm.core.sizing import UTILISATION_STEPS, Mixes, Sizing, ladder_clock, rate_per_s, staircase, tokens_per_s
+from dynamollm.core.sizing import UTILISATION_STEPS, Sizing, ladder_clock, rate_per_s, staircase, tokens_per_s
+from dynamollm.core.stream import mixes_of
 
 _EPSILON: Final = 1e-9
 
@@ -45,6 +46,12 @@ class PoolSize:
     """Watts of an instance at 0, 1/20, …, 20/20 of its capacity, at the ladder's clock there."""
     ladder: Callable[[int], Ladder]
     """By TP; worked out only for what is chosen."""
+    full_in_flight: Callable[[int], float]
+    """By TP, as ``GroupPlan`` has it; likewise."""
+    throughput: Callable[[int], float]
+    """By TP, as ``Sizing.throughput_per_s``; likewise."""
+    late_w: Callable[[int, float], float]
+    """Watts of an instance of a TP at the highest clock that receives the load times a factor: where none keeps the SLO."""
     idle_power_w: float
     """Watts of one idle GPU with an engine loaded."""
 
@@ -52,8 +59,15 @@ class PoolSize:
         """Requests/s that a mix carries."""
         return sum(self.capacity_by_tp.get(tp, 0.0) * count for tp, count in mix.items())
 
+    def throughput_per_s(self, mix: Mix) -> float:
+        """Requests/s that a mix serves, in time or not."""
+        return sum(self.throughput(tp) * count for tp, count in mix.items())
+
     def power_w(self, mix: Mix, *, factor: float = 1.0) -> float:
-        """Watts of a mix at the planned load × ``factor``, shared out by capacity."""
+        """Watts of a mix at the planned load × ``factor``, shared out by capacity; where no TP has any, by GPUs."""
+        if self.load and not any(self.capacity_by_tp.values()):
+            each = factor / max(gpus(mix), 1)
+            return sum(self.late_w(tp, each * tp) * count for tp, count in mix.items())
         utilisation = self.rate_per_s * factor / max(self.capacity_per_s(mix), _EPSILON)
         step = min(math.ceil(utilisation * UTILISATION_STEPS - _EPSILON), UTILISATION_STEPS)
         return sum(self.power_by_tp_w[tp][max(step, 0)] * count for tp, count in mix.items())
@@ -67,7 +81,8 @@ class PoolSize:
                 share = min(1.0, utilisation) * self.capacity_by_tp[tp] / max(self.rate_per_s, _EPSILON)
                 ladder = self.ladder(tp)
                 clock = ladder_clock(ladder, tokens_per_s_of_instance=tokens_per_s(self.load) * share)
-                plans.append(GroupPlan(tensor_parallel=tp, instances=count, ladder=ladder, clock_mhz=clock))
+                full = self.full_in_flight(tp)
+                plans.append(GroupPlan(tp, count, ladder=ladder, clock_mhz=clock, full_in_flight=full))
         return tuple(plans)
 
 
@@ -80,16 +95,9 @@ def size_pools(
     instances run at the highest clock at any load.
     """
     parts = {c: part for mix in mixes for c, part in mix.items()}
-    classes = tuple(c for c in RequestClass if c in parts)
-    table = sizing.table(
-        Mixes(
-            classes=classes,
-            rate_per_s=np.array([[mix[c].rate_per_s if c in mix else 0.0 for c in classes] for mix in mixes]),
-            input_tokens=np.array([parts[c].input_tokens for c in classes]),
-            output_tokens=np.array([parts[c].output_tokens for c in classes]),
-        ),
-        tensor_parallel=tensor_parallel,
-    )
+    parts = {c: parts[c] for c in RequestClass if c in parts}
+    rates = np.array([[mix[c].rate_per_s if c in mix else 0.0 for c in parts] for mix in mixes])
+    table = sizing.table(mixes_of(parts, rates), tensor_parallel=tensor_parallel)
     return [
         _sized(
             sizing,
@@ -112,6 +120,9 @@ def _sized(
 ) -> PoolSize:
     highest = Ladder(steps=(), safe_mhz=sizing.max_clock_mhz)
 
+    def late_w(tp: int, scale: float) -> float:
+        return sizing.power_w(load=mix, tensor_parallel=tp, clock_mhz=sizing.max_clock_mhz, scale=scale)
+
     def ladder(tp: int) -> Ladder:
         return sizing.ladder(load=mix, tensor_parallel=tp) if scale_clocks and capacity[tp] > 0 else highest
 
@@ -123,6 +134,9 @@ def _sized(
         capacity_by_tp=capacity,
         power_by_tp_w=power,
         ladder=ladder,
+        full_in_flight=lambda tp: sizing.full_in_flight(load=mix, tensor_parallel=tp),
+        throughput=cache(lambda tp: sizing.throughput_per_s(load=mix, tensor_parallel=tp)),
+        late_w=late_w,
         idle_power_w=sizing.idle_power_w,
     )
 
@@ -216,10 +230,14 @@ def start_cost(size: PoolSize, mix: Mix, switching: Switching, weights: Weights)
     return started * start_cost_per_gpu(size.idle_power_w, switching, weights)
 
 
-def most_capacity(size: PoolSize, bounds: Bounds, *, weights: Weights = ENERGY) -> Choice | None:
-    """Return the mix that carries most within the bounds, for when the load cannot be carried; None: nothing fits."""
+def most_throughput(size: PoolSize, bounds: Bounds, *, weights: Weights = ENERGY) -> Choice | None:
+    """Return the mix that serves most within the bounds, for when not all can be served in time; None: nothing fits.
+
+    Not the one that serves most in time: of a load beyond its throughput requests are lost, and where the strictest class leaves an
+    instance a third of its throughput, what is served in time by all of them says little of how late the others are.
+    """
     options = _Options(size, bounds=bounds, weights=weights, switching=None)
-    order = np.lexsort((options.gpus, -np.round(options.capacity, 9)))
+    order = np.lexsort((options.gpus, -np.round(options.capacity, 9), -np.round(options.throughput(), 9)))
     return options.first(order, np.full(options.gpus.size, fill_value=True))
 
 
@@ -257,6 +275,11 @@ class _Options:
             now = np.array([switching.current.get(tp, 0) for tp in self._degrees])
             started = np.maximum(self._counts - now, 0) @ degrees
             self.start_w = started * start_cost_per_gpu(size.idle_power_w, switching, weights)
+
+    def throughput(self) -> NDArray[np.float64]:
+        """Return what each option serves, requests/s."""
+        served: NDArray[np.float64] = self._counts @ np.array([self._size.throughput(tp) for tp in self._degrees])
+        return served
 
     def needed(self, rate_per_s: float) -> NDArray[np.float64]:
         """Return what each option must carry: the load, more where it takes something away; infinite: not allowed."""

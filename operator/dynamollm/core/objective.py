@@ -71,6 +71,8 @@ class Budget:
 
     def allows(self, *, watts: Any, gpus: Any) -> NDArray[np.bool_]:
         """Tell which of these may be afforded; of numbers or of arrays."""
+        if math.isinf(self.watts) and math.isinf(self.usd_per_hour):
+            return np.ones(np.shape(watts), dtype=np.bool_)
         slack = 1 + ROUNDING
         spent = usd_per_hour(self.prices, watts=watts, gpus=gpus)
         allowed: NDArray[np.bool_] = np.logical_and(watts <= self.watts * slack, spent <= self.usd_per_hour * slack)

@@ -75,7 +75,9 @@ def singles(subsets: Subsets) -> tuple[_Floats, Options]:
         counts = np.where(capacity > 0, np.clip(fewest, 1, subsets.max_gpus + 1), subsets.max_gpus + 1).astype(np.int64)
         step = np.ceil(rate * UTILISATION_STEPS / (counts * capacity) - _EPSILON)
     step = np.clip(np.nan_to_num(step), 0, UTILISATION_STEPS).astype(np.int64)
-    power_w = counts * np.take_along_axis(subsets.table.power_w, step, axis=2)
+    # From the flat array: several times faster than along an axis.
+    first = np.arange(0, subsets.table.power_w.size, UTILISATION_STEPS + 1).reshape(*subsets.table.power_w.shape[:2], 1)
+    power_w = counts * np.ascontiguousarray(subsets.table.power_w).take(first + step)
     gpus = counts * degrees
     started = np.maximum(counts - subsets.have[:, :, None], 0) * degrees
     cost = subsets.weights.cost(power_w, gpus) + started * subsets.start_w
@@ -114,7 +116,12 @@ def least_options(
     if relevant is not None:
         hopeful &= relevant(bound, np.minimum(least.min(axis=1), bound))[:, None]
     row, column = np.nonzero(hopeful)
-    return _cheapest(joined([alone, *_pairs(subsets, row, column + 1)]), bound.size)
+    if not row.size:
+        return bound, {int(row): place for place, row in enumerate(alone.row)}, alone
+    pairs = pair_options(subsets, row, column + 1)
+    # Most of them are dearer, and need not be sorted.
+    pairs = pairs.take(np.round(pairs.cost, 3) <= np.round(bound, 3)[pairs.row])
+    return _cheapest(joined([alone, pairs]), bound.size)
 
 
 def single_options(subsets: Subsets, *, floor: int = 1) -> Options:
@@ -125,17 +132,15 @@ def single_options(subsets: Subsets, *, floor: int = 1) -> Options:
     """
     rows = np.arange(subsets.rate_per_s.size)
     row, stair = (axis.ravel() for axis in np.meshgrid(rows, np.arange(1, UTILISATION_STEPS + 1), indexing="ij"))
-    parts = [_priced(subsets, row, _single(subsets, row, stair, degree)) for degree in range(len(subsets.degrees))]
+    parts = []
+    for degree in range(len(subsets.degrees)):
+        counts = _single(subsets, row, stair, degree)
+        new = _new(row, counts[:, degree], every=1)
+        parts.append(_priced(subsets, row[new], counts[new]))
     if floor > 1:
         more = _up_to(floor, len(subsets.degrees))
         parts.append(_priced(subsets, np.repeat(rows, len(more)), np.tile(more, (rows.size, 1))))
     return joined(parts)
-
-
-def pair_options(subsets: Subsets, row: _Counts, stair: _Counts) -> Options:
-    """Return the same of two degrees, at these stairs of these rows: none where there is one degree only."""
-    none = _priced(subsets, row[:0], np.zeros((0, len(subsets.degrees)), dtype=np.int64))
-    return joined([none, *_pairs(subsets, row, stair)])
 
 
 def _up_to(most: int, degrees: int) -> _Counts:
@@ -176,10 +181,20 @@ def least_pair_cost(
     with np.errstate(divide="ignore", invalid="ignore"):
         per_request = np.where(capacity > 0, each / capacity, np.inf).min(axis=1)
         fractional = per_request * subsets.rate_per_s[:, None] / share
-    two = np.sort(np.where(capacity > 0, each, np.inf), axis=1)[:, :2].sum(axis=1)
+    two = _two_least(np.where(capacity > 0, each, np.inf))
     # What is above a stair is cheaper where an instance earns more than it costs: then there is no bound.
     cost: _Floats = np.where(per_request >= 0, np.maximum(fractional, two), -np.inf)
     return cost
+
+
+def _two_least(cost: _Floats) -> _Floats:
+    """Return the sums of the two least along the middle axis, which is short: many times faster than sorting along it."""
+    least = second = np.full((cost.shape[0], cost.shape[2]), np.inf)
+    for one in np.moveaxis(cost, 1, 0):
+        second = np.minimum(second, np.maximum(least, one))
+        least = np.minimum(least, one)
+    both: _Floats = least + second
+    return both
 
 
 def _single(subsets: Subsets, row: _Counts, stair: _Counts, degree: int) -> _Counts:
@@ -188,22 +203,30 @@ def _single(subsets: Subsets, row: _Counts, stair: _Counts, degree: int) -> _Cou
     return counts
 
 
-def _pairs(subsets: Subsets, row: _Counts, stair: _Counts) -> list[Options]:
-    """Return the mixes of two degrees, with up to ``PARTNER_MAX`` instances of either of them."""
-    found: list[Options] = []
-    if not row.size:
-        return found
+def pair_options(subsets: Subsets, row: _Counts, stair: _Counts) -> Options:
+    """Return the mixes of two degrees at these stairs of these rows, with up to ``PARTNER_MAX`` instances of either of them.
+
+    None where there is one degree only.
+    """
     partners = np.arange(1, PARTNER_MAX + 1)
     rows, others = np.repeat(row, partners.size), np.tile(partners, row.size)
     stairs = np.repeat(stair, partners.size)
+    found = [(row[:0], np.zeros((0, len(subsets.degrees)), dtype=np.int64))]
     for first, second in permutations(range(len(subsets.degrees)), 2):
         carried = others * subsets.table.capacity_per_s[rows, second]
-        counts = np.zeros((rows.size, len(subsets.degrees)), dtype=np.int64)
-        counts[:, second] = others
-        counts[:, first] = _fewest(subsets, rows, stairs, first, carried=carried)
-        useful = (counts[:, first] > 0) & (carried > 0)
-        found.append(_priced(subsets, rows[useful], counts[useful]))
-    return found
+        fewest = _fewest(subsets, rows, stairs, first, carried=carried)
+        useful = (fewest > 0) & (carried > 0) & _new(rows, fewest, every=partners.size)
+        counts = np.zeros((np.count_nonzero(useful), len(subsets.degrees)), dtype=np.int64)
+        counts[:, first], counts[:, second] = fewest[useful], others[useful]
+        found.append((rows[useful], counts))
+    return _priced(subsets, *(np.concatenate(part) for part in zip(*found, strict=True)))
+
+
+def _new(row: _Counts, count: _Counts, *, every: int) -> NDArray[np.bool_]:
+    """Return where the count is another than at the stair before, which is so many places before: the fewest are often the same."""
+    new = np.ones(row.size, dtype=np.bool_)
+    new[every:] = (count[every:] != count[:-every]) | (row[every:] != row[:-every])
+    return new
 
 
 def _fewest(subsets: Subsets, row: _Counts, stair: _Counts, degree: int, *, carried: _Floats) -> _Counts:

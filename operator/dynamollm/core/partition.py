@@ -59,18 +59,18 @@ def least_partition(cost: _Costs, *, pools: int | None = None, runner_up: bool =
 
 
 @cache
-def _levels(size: int) -> tuple[tuple[_Indices, _Indices, _Indices], ...]:
+def levels(size: int) -> tuple[tuple[_Indices, _Indices, _Indices], ...]:
     """Return for each number of classes the masks [m], their parts with the lowest bit [m, k], and the rests [m, k]."""
     levels = []
     for count in range(1, size.bit_length()):
         masks = np.array([sum(1 << bit for bit in bits) for bits in combinations(range(size.bit_length() - 1), count)])
-        parts = np.array([_parts(int(mask)) for mask in masks])
+        parts = np.array([parts_of(int(mask)) for mask in masks])
         levels.append((masks, parts, masks[:, None] - parts))
     return tuple(levels)
 
 
 @cache
-def _parts(mask: int) -> _Indices:
+def parts_of(mask: int) -> _Indices:
     """Return the submasks of a mask that hold its lowest bit."""
     lowest = mask & -mask
     rest = mask ^ lowest
@@ -86,13 +86,13 @@ def _values(cost: _Costs, pools: int | None) -> list[_Costs]:
     nothing = np.full(cost.size, np.inf)
     nothing[0] = 0.0
     if pools is None:
-        for masks, parts, rests in _levels(cost.size):
+        for masks, parts, rests in levels(cost.size):
             nothing[masks] = (cost[parts] + nothing[rests]).min(axis=1)
         return [nothing]
     values = [nothing]
     for _ in range(pools):
         value = np.full(cost.size, np.inf)
-        for masks, parts, rests in _levels(cost.size):
+        for masks, parts, rests in levels(cost.size):
             value[masks] = (cost[parts] + values[-1][rests]).min(axis=1)
         values.append(value)
     return values
@@ -104,7 +104,7 @@ def _below(values: list[_Costs], index: int) -> int:
 
 
 def _candidates(cost: _Costs, values: list[_Costs], index: int, mask: int) -> tuple[_Indices, _Costs]:
-    parts = _parts(mask)
+    parts = parts_of(mask)
     return parts, cost[parts] + values[_below(values, index)][mask - parts]
 
 

@@ -1,4 +1,4 @@
-"""The part of a load history that goes back for weeks."""
+"""The parts of a load history that go back for weeks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,3 +17,17 @@ class PastLoad:
     end_s: float
     step_s: float
     rate_per_s: Mapping[RequestClass, Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PastLengths:
+    """Mean tokens of the requests of a class on an even grid, oldest first: what the lengths to come are made of.
+
+    Sample i is of the ``step_s`` seconds that end at ``end_s - (n - 1 - i) * step_s``. A ``None``, a NaN or a zero says that nobody
+    asked, or that nothing was measured. All sequences have the same length n.
+    """
+
+    end_s: float
+    step_s: float
+    input_tokens: Mapping[RequestClass, Sequence[float | None]]
+    output_tokens: Mapping[RequestClass, Sequence[float | None]]

@@ -32,12 +32,14 @@ class _Group(_Model):
     clock_mhz: int = Field(gt=0)
     safe_mhz: int = Field(gt=0)
     ladder: tuple[_Step, ...] = ()
+    full_in_flight: float = Field(default=0.0, ge=0)
 
 
 class _ClassLoad(_Model):
     rate_per_s: float = Field(ge=0)
     input_tokens: float = Field(ge=0)
     output_tokens: float = Field(ge=0)
+    brief_share: float = Field(default=0.0, ge=0, le=1)
 
 
 class _Pool(_Model):
@@ -145,6 +147,7 @@ def _encode_pool(pool: PoolPlan) -> _Pool:
                 instances=group.instances,
                 clock_mhz=group.clock_mhz,
                 safe_mhz=group.ladder.safe_mhz,
+                full_in_flight=group.full_in_flight,
                 ladder=tuple(
                     _Step(max_tokens_per_s=step.max_tokens_per_s, clock_mhz=step.clock_mhz)
                     for step in group.ladder.steps
@@ -154,7 +157,10 @@ def _encode_pool(pool: PoolPlan) -> _Pool:
         ),
         load={
             request_class: _ClassLoad(
-                rate_per_s=part.rate_per_s, input_tokens=part.input_tokens, output_tokens=part.output_tokens
+                rate_per_s=part.rate_per_s,
+                input_tokens=part.input_tokens,
+                output_tokens=part.output_tokens,
+                brief_share=part.brief_share,
             )
             for request_class, part in pool.load.items()
         },
@@ -179,11 +185,12 @@ def _decode_pool(pool: _Pool) -> PoolPlan:
                     safe_mhz=group.safe_mhz,
                 ),
                 clock_mhz=group.clock_mhz,
+                full_in_flight=group.full_in_flight,
             )
             for group in pool.groups
         ),
         load={
-            request_class: ClassLoad(part.rate_per_s, part.input_tokens, part.output_tokens)
+            request_class: ClassLoad(part.rate_per_s, part.input_tokens, part.output_tokens, part.brief_share)
             for request_class, part in pool.load.items()
         },
         capacity_by_tp=pool.capacity_by_tp,

@@ -1,18 +1,20 @@
 """What a pool adds to its instances: each request goes to the least loaded one, so that bursts spread over all of them.
 
 An instance alone has to keep the SLO when several requests happen to come at once. Of n instances behind a router that gives
-each request to the one with the fewest inside, each sees nearly even arrivals, and carries 1 + g · (1 - 1/n) times as much.
-Simulation of 107 random mixes at n = 3, 8 and 20 (as in ``hack/calibrate_pools.py``) shows that form to hold for all of them,
-and g to depend on little but the mean batch B of the instance alone: g = a · (1 + B)^-b, since relative fluctuations of a
-batch shrink with its size. No balancing makes an instance quicker, though: where prompts keep it busy already, that is the limit.
+each request to the one with the fewest inside, each sees nearly even arrivals, and carries 1 + g · (n - 1) / (n - 1 + h) times
+as much. What an endless pool's carry more, g, has two bounds, and simulation of random mixes at n = 3, 8 and 20
+(``hack/calibrate_pools.py``) finds them to add up as resistances do, 1/g = 1/e + 1/f: even arrivals are worth the less the larger
+the mean batch B is, whose relative fluctuations shrink with its size, e = a · (1 + B)^-b; and no balancing makes an instance
+carry more than with its batch always full, f.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynamollm.core.records import Order, SloRule
 from dynamollm.core.steptable import Floats
@@ -23,40 +25,65 @@ SAFETY: Final = 0.12
 _FCFS, _EDF = Order.FIRST_COME_FIRST_SERVED, Order.EARLIEST_DEADLINE_FIRST
 _ATT, _P99, _X5 = SloRule.PER_REQUEST, SloRule.PER_CLASS_PERCENTILE, SloRule.FIVE_TIMES_ALONE
 
-_CHUNKED: Final[Mapping[tuple[Order, SloRule], tuple[float, float]]] = {
-    (_FCFS, _ATT): (0.70, 0.55),
-    (_FCFS, _X5): (0.58, 0.59),
-    (_FCFS, _P99): (0.58, 0.59),
-    (_EDF, _ATT): (0.74, 0.66),
-    (_EDF, _X5): (0.59, 0.60),
-    (_EDF, _P99): (0.59, 0.66),
+_LEAST_FULL: Final = 1e-9
+"""Less is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What ``hack/calibrate_pools.py`` finds for an order of service and a rule."""
+
+    logarithm: float
+    """ln a"""
+    power: float
+    """b"""
+    half_at: float
+    """h"""
+
+    def gain(self, batch: Floats, full: Floats) -> Floats:
+        """Return the gain that fits best, behind one router; see ``gain``."""
+        even = math.exp(self.logarithm) * (1 + batch) ** -self.power
+        share: Floats = 1 / (1 / even + 1 / np.maximum(full, _LEAST_FULL))
+        return share
+
+
+_CHUNKED: Final[Mapping[tuple[Order, SloRule], Fit]] = {
+    (_FCFS, _ATT): Fit(2.11, 0.59, 2.2),
+    (_FCFS, _X5): Fit(1.76, 0.70, 1.6),
+    (_FCFS, _P99): Fit(1.76, 0.70, 2.2),
+    (_EDF, _ATT): Fit(2.31, 0.74, 2.1),
+    (_EDF, _X5): Fit(1.76, 0.72, 1.5),
+    (_EDF, _P99): Fit(1.76, 0.72, 2.1),
 }
-"""ln a and b, for engines that chunk prompts; PerClassPercentile was not simulated and takes the smaller gain of the two."""
-_WHOLE: Final[Mapping[SloRule, tuple[float, float]]] = {_ATT: (0.90, 0.67), _X5: (1.20, 0.90), _P99: (0.90, 0.90)}
+"""For engines that chunk prompts. PerClassPercentile was not simulated, and takes what gives less of the other two."""
+_WHOLE: Final[Mapping[SloRule, Fit]] = {
+    _ATT: Fit(2.06, 0.00, 2.7),
+    _X5: Fit(1.54, 0.40, 1.7),
+    _P99: Fit(1.54, 0.40, 2.7),
+}
 """The same for whole prompts, where the order of service hardly matters."""
 
-
-MOST_BUSY: Final = 0.9
-"""Share of an instance's time that prompts fill at most, however evenly they come."""
-
+_COUNTING: Final = 1e-9
+"""Of instances: what more than a whole number is rounding."""
 _ROUNDING: Final = 1e-6
 """By how much of itself a capacity is less than what would make one instance fewer enough."""
 
 
-def gain(batch: Floats, *, busy: Floats, chunked: bool, order: Order, rule: SloRule, routers: int = 1) -> Floats:
-    """Return what instances of an endless pool carry beyond one alone, as a share of that.
+def gain(
+    batch: Floats, *, full: Floats, chunked: bool, order: Order, rule: SloRule, routers: int = 1
+) -> tuple[Floats, float]:
+    """Return what instances of an endless pool carry beyond one alone, as a share of that, and with how many others half of it is there.
 
     Args:
         batch: mean requests that decode, of an instance alone at its capacity.
-        busy: share of its time that prompts fill then.
+        full: what it carries beyond that with its batch always full, as a share of it.
         chunked: whether prompts are made in chunks.
         order: of service.
         rule: of the SLO.
         routers: in front of the pool.
     """
-    logarithm, power = _CHUNKED[order, rule] if chunked else _WHOLE[rule]
-    share: Floats = left_by(routers) * math.exp(logarithm - SAFETY) * (1 + batch) ** -power
-    return np.minimum(share, np.maximum(MOST_BUSY / np.maximum(busy, MOST_BUSY / 100) - 1, 0.0))
+    fit = _CHUNKED[order, rule] if chunked else _WHOLE[rule]
+    return left_by(routers) * math.exp(-SAFETY) * fit.gain(batch, full), fit.half_at
 
 
 def left_by(routers: int) -> float:
@@ -75,25 +102,42 @@ class Capacities:
     alone_per_s: Floats
     """Requests/s; 0.0: not even one request alone keeps the SLO."""
     gain: Floats
+    half_at: float
+    """With so many others a pool's instances have half of the gain."""
 
-    def at(self, index: tuple[int, ...] | int) -> "Capacities":
-        """Return some of them: at one index, or the last along all others."""
+    def at(self, index: tuple[int, ...] | int | NDArray[np.int64]) -> "Capacities":
+        """Return some of them: at one index, or of the last along all others."""
         place = index if isinstance(index, tuple) else (..., index)
-        return Capacities(self.alone_per_s[place], self.gain[place])
+        return replace(self, alone_per_s=self.alone_per_s[place], gain=self.gain[place])
+
+    def shaped(self, *shape: int) -> "Capacities":
+        """Return the same in another shape."""
+        return replace(self, alone_per_s=self.alone_per_s.reshape(shape), gain=self.gain.reshape(shape))
 
     def less(self, reserve: float) -> "Capacities":
         """Return what is left of them where so many times the load must be carried."""
-        return Capacities(self.alone_per_s / reserve, self.gain)
+        return replace(self, alone_per_s=self.alone_per_s / reserve)
 
     def in_pool(self, instances: Floats | int) -> Floats:
         """Return what each of so many instances carries, requests/s."""
-        each: Floats = self.alone_per_s * (1 + self.gain * (1 - 1 / np.maximum(instances, 1)))
+        each: Floats = self.alone_per_s * self.times_alone(instances)
         return each
+
+    def times_alone(self, instances: Floats | int) -> Floats:
+        """Return how many times what one alone does each of so many instances carries."""
+        others = np.maximum(instances, 1) - 1
+        times: Floats = 1 + self.gain * (1 - self.half_at / (others + self.half_at))
+        return times
 
     def fewest(self, rate_per_s: Floats | float) -> Floats:
         """Return how many instances carry a rate; infinite where none do."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            count = np.ceil((rate_per_s / self.alone_per_s + self.gain) / (1 + self.gain) * (1 - 1e-12))
+            asked = rate_per_s / self.alone_per_s
+            # (m + 1) · (1 + gain · m / (m + half)) = asked, with m others
+            most = 1 + self.gain
+            linear = most + self.half_at - asked
+            others = (np.sqrt(linear**2 + 4 * most * self.half_at * np.maximum(asked - 1, 0.0)) - linear) / (2 * most)
+            count = np.ceil((1 + others) * (1 - _COUNTING))
         fewest: Floats = np.where(self.alone_per_s > 0, np.maximum(count, 1.0), np.inf)
         return fewest
 

@@ -10,10 +10,11 @@ from dynamollm.core.records import Objective, Prices, Service
 MICRO: Final = 1e6
 HOUR_S: Final = 3600.0
 HOURS_PER_DAY: Final = 24
+_BY_ENERGY: Final = "until then plans minimise energy, whatever it costs"
 
 
 def prices_at(policy: ClusterPolicySpec, *, now_s: float) -> Prices:
-    """Return the prices of a moment (unix seconds); what the policy does not say costs nothing."""
+    """Return the prices of a moment (unix seconds); what the policy does not say counts nothing: ``unpriced`` says so."""
     return Prices(
         electricity_usd_per_kwh=(electricity_price_micro_usd_per_kwh(policy, now_s=now_s) or 0) / MICRO,
         gpu_usd_per_hour=(policy.gpu_price_micro_usd_per_hour or 0) / MICRO,
@@ -35,11 +36,14 @@ def carbon_intensity_g_per_kwh(policy: ClusterPolicySpec, *, now_s: float) -> in
 
 
 def missing_price(service: Service, policy: ClusterPolicySpec) -> str:
-    """Return what the service asks for that the policy has no price for, with the remedy; empty: nothing."""
+    """Return what the service asks for that the policy has no price for, the remedy, and what holds until then; empty: nothing.
+
+    A price of 0 is a price; one that is absent is unknown.
+    """
     if service.objective is Objective.CARBON and not tells_carbon(policy):
         return (
             "spec.objective is Carbon, and no carbon intensity is known: set carbonIntensityGramsPerKWh or "
-            "carbonIntensitySchedule in ClusterPolicy default"
+            f"carbonIntensitySchedule in ClusterPolicy default; {_BY_ENERGY}"
         )
     cents_per_hour = None if service.limits.max_usd_per_hour is None else round(100 * service.limits.max_usd_per_hour)
     if service.objective is Objective.COST:
@@ -49,11 +53,25 @@ def missing_price(service: Service, policy: ClusterPolicySpec) -> str:
     else:
         return ""
     if tells_cost(policy):
-        return ""
+        return "".join(
+            f"{asked}, and no price of {what} is known: set {field} in ClusterPolicy default, 0 where there is none to pay; "
+            f"until then {counted} alone counts"
+            for what, field, counted in unpriced(policy)
+        )
     return (
         f"{asked}, and no price is known: set gpuPriceMicroUSDPerHour, electricityPriceMicroUSDPerKWh or "
-        "electricityPriceSchedule in ClusterPolicy default"
+        f"electricityPriceSchedule in ClusterPolicy default; {_BY_ENERGY}"
     )
+
+
+def unpriced(policy: ClusterPolicySpec) -> tuple[tuple[str, str, str], ...]:
+    """Return which parts of the cost are unknown: what it is, the field that would tell, and what the cost is of then."""
+    parts = []
+    if policy.gpu_price_micro_usd_per_hour is None:
+        parts.append(("GPUs", "gpuPriceMicroUSDPerHour", "electricity"))
+    if policy.electricity_price_micro_usd_per_kwh is None and not policy.electricity_price_schedule:
+        parts.append(("electricity", "electricityPriceMicroUSDPerKWh", "the price of GPUs"))
+    return tuple(parts)
 
 
 def priced(service: Service, policy: ClusterPolicySpec, *, now_s: float) -> Service:
@@ -69,8 +87,7 @@ def priced(service: Service, policy: ClusterPolicySpec, *, now_s: float) -> Serv
 
 def tells_cost(policy: ClusterPolicySpec) -> bool:
     """Tell whether the policy has a price of GPUs or of electricity."""
-    electricity = policy.electricity_price_micro_usd_per_kwh is not None or bool(policy.electricity_price_schedule)
-    return electricity or policy.gpu_price_micro_usd_per_hour is not None
+    return len(unpriced(policy)) < len(("GPUs", "electricity"))
 
 
 def tells_carbon(policy: ClusterPolicySpec) -> bool:

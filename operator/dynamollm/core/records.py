@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from dynamollm.core.classes import ClassBoundaries, RequestClass
-from dynamollm.core.past_load import PastLoad
+from dynamollm.core.past_load import PastLengths, PastLoad
 
 
 # ------------------------------------------------------------------ the service's settings
@@ -164,11 +164,14 @@ down to what has no finite reciprocal."""
 
 @dataclass(frozen=True, slots=True)
 class ClassLoad:
-    """The load of one class: requests/s and mean lengths in tokens."""
+    """The load of one class: requests/s, mean lengths in tokens, and what means do not tell."""
 
     rate_per_s: float
     input_tokens: float
     output_tokens: float
+    brief_share: float = 0.0
+    """Share of the answers that are brief (``core.classes.is_brief``), 0 to 1. Until answers have been counted there are taken to be
+    none: the first minutes of a service would ask for several times the GPUs for what few services have."""
 
 
 Load = Mapping[RequestClass, ClassLoad]
@@ -189,8 +192,12 @@ class LoadHistory:
     input_tokens: Mapping[RequestClass, float]
     """Mean over the window, for classes with any request in it."""
     output_tokens: Mapping[RequestClass, float]
+    brief_share: Mapping[RequestClass, float] = field(default_factory=dict)
+    """Share of brief answers over the window, 0 to 1; a class that is absent has answered nothing, or nobody counted."""
     past: PastLoad | None = None
     """The weeks before on a coarser grid; None: there is nothing but the samples above."""
+    lengths: PastLengths | None = None
+    """How long requests were in the weeks before; None: nothing but the means above is known."""
 
 
 # ------------------------------------------------------------------ what is
@@ -288,6 +295,9 @@ class GroupPlan:
     ladder: Ladder
     clock_mhz: int
     """The clock expected at the planned load; agents follow the ladder."""
+    full_in_flight: float = 0.0
+    """Requests inside an instance that carries all it can within the SLO: beyond it, new ones go to a larger pool whose instances
+    have fewer. 0.0: not known, and none do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +309,8 @@ class PoolPlan:
     rate_per_s: float
     """Planned load: the upper band of the forecast peak."""
     capacity_per_s: float
-    """Requests/s of this mix that the groups carry within the SLO at the highest clock."""
+    """Requests/s of this mix that the groups carry within the SLO at the highest clock: at least, where there are more
+    instances than the load needs."""
     groups: tuple[GroupPlan, ...]
     load: Load = field(default_factory=dict)
     """Planned load by class; the rates add up to ``rate_per_s``."""

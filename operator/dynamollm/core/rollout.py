@@ -1,5 +1,6 @@
 """What is, counted for the steps: who serves what, what is missing, what is surplus, and where GPUs are free."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,6 +156,12 @@ class Rollout:
         """Whether these instances carry the load of now of these classes with the tolerance on top; False: unknown."""
         needed = self.tokens_now_per_s(classes) * (1 + self.service.behavior.tolerance)
         return self.load_now is not None and bool(instances) and self.capacity_tokens_per_s(instances) >= needed
+
+    def filled_now(self, pool: str, classes: Iterable[RequestClass]) -> float:
+        """Return the load of now of these classes over what a pool's serving instances carry; 0 where load is unknown."""
+        needed = self.tokens_now_per_s(classes)
+        carried = self.capacity_tokens_per_s(self.serving(pool))
+        return needed / carried if carried > 0 else math.inf if needed > 0 else 0.0
 
     # -------------------------------------------------------------- GPUs
     @cached_property

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dynamollm.core.capacity import capacities, grid_of, powers_w
 from dynamollm.core.ladder import HEADROOM, ladder_clocks
-from dynamollm.core.margins import reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Slo
@@ -50,6 +49,7 @@ def size_table(
     tensor_parallel: Sequence[int],
     clock_mhz: int | None = None,
     routers: int = 1,
+    reserve: float = 1.0,
     known: Capacities | None = None,
 ) -> SizeTable:
     """Return capacities and watts.
@@ -62,6 +62,7 @@ def size_table(
         tensor_parallel: degrees.
         clock_mhz: the only clock that may be used; None: all.
         routers: in front of the pools.
+        reserve: what capacities are divided by.
         known: `capacity_table` less the reserve at all clocks of a ladder, where somebody has worked it out.
 
     Raises:
@@ -73,12 +74,10 @@ def size_table(
     stream = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks).stream()
     shape = mixes.rate_per_s.shape[0], len(tensor_parallel), len(clocks)
     if known is None:
-        cells = capacities(stream, slo=slo, order=order, routers=routers)
-        found = Capacities(cells.alone_per_s.reshape(shape), cells.gain.reshape(shape))
-        found = found.less(reserve(chunked=profile.interleaves_prefill, order=order))
+        found = capacities(stream, slo=slo, order=order, routers=routers).shaped(*shape).less(reserve)
     else:
-        found = Capacities(known.alone_per_s[..., places], known.gain[..., places])
-    fastest = Capacities(found.alone_per_s[..., -1], found.gain[..., -1])
+        found = known.at(places)
+    fastest = found.at(-1)
     rates = mixes.rate_per_s.sum(axis=1)[:, None]
     capacity = fastest.carrying(rates)
     loads = np.array(_LOADS)[:, None] * np.repeat(capacity, len(clocks))
@@ -114,8 +113,10 @@ def _least(power: Floats, able: Floats, wanted: Floats, *, places: NDArray[np.in
         lowest += carried < wanted
     segments = np.maximum(np.searchsorted(places, np.arange(len(able))), 1)
     shares = (np.arange(len(able)) - places[segments - 1]) / (places[segments] - places[segments - 1])
-    right, share = segments[lowest][..., None], shares[lowest]
-    low, high = (np.take_along_axis(power, side, axis=-1)[..., 0] for side in (right - 1, right))
+    right, share = segments.take(lowest), shares.take(lowest)
+    # From the flat array: several times faster than along an axis.
+    right += np.arange(0, power.size, len(places)).reshape(lowest.shape)
+    low, high = (power.take(side) for side in (right - 1, right))
     least: Floats = low + share * (high - low)
     for index, place in enumerate(places):
         np.minimum(least, power[..., index], out=least, where=place >= lowest)

@@ -11,15 +11,14 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from dynamollm.core.capacity import capacity_table, power_table, single_mix
+from dynamollm.core.capacity import capacity_table, grid_of, power_table, single_mix
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import build_ladder, ladder_clocks
-from dynamollm.core.margins import reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Ladder, Load, Order, Slo
 from dynamollm.core.sizetable import UTILISATION_STEPS, SizeTable, size_table
-from dynamollm.core.stream import Mixes
+from dynamollm.core.stream import Mixes, Stream
 
 _FEW: Final = 16
 """Mixes that are worked out at all clocks at once: they may be pools, and pools get ladders."""
@@ -68,11 +67,20 @@ class Sizing(Protocol):
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
         """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load; 0.0: none."""
 
+    def in_pool_per_s(self, *, load: Load, tensor_parallel: int, instances: int) -> float:
+        """Requests/s within the SLO, at the highest clock, of each of so many instances under this mix; 0.0: none."""
+
     def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
         """Return what instances carry and draw for many mixes: the same answers as one by one, to within 3 %."""
 
     def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
         """Return the clocks of least energy for this mix."""
+
+    def full_in_flight(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests inside an instance that carries all it can of this mix within the SLO, on average; 0.0: it carries none."""
+
+    def throughput_per_s(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests/s of this mix that an instance serves at the highest clock, in time or not: of more, ever more wait; 0.0: none."""
 
     def power_w(self, *, load: Load, tensor_parallel: int, clock_mhz: int, scale: float) -> float:
         """Watts of one instance, all its GPUs, that receives ``load`` × ``scale``."""
@@ -105,13 +113,15 @@ class ProfileSizing:
         order: Order = Order.FIRST_COME_FIRST_SERVED,
         clock_mhz: int | None = None,
         routers: int = 1,
+        reserve: float = 1.0,
     ) -> None:
-        """Bind a profile to a service's SLO, order of service and routers; ``clock_mhz``: the only clock that may be used."""
+        """Bind a profile to a service's SLO, order of service, routers and reserve; ``clock_mhz``: the only clock that may be used."""
         self._profile = profile
         self._slo = slo
         self._order = order
         self._clock_mhz = clock_mhz
         self._routers = routers
+        self._reserve = reserve
         self._capacity: dict[tuple[object, ...], Capacities] = {}
         self._ladder: dict[tuple[object, ...], Ladder] = {}
 
@@ -133,7 +143,7 @@ class ProfileSizing:
     @property
     def reserve(self) -> float:
         """How many times what ``capacity_per_s`` promises an instance really carries."""
-        return reserve(chunked=self._profile.interleaves_prefill, order=self._order)
+        return self._reserve
 
     def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
         """Return what instances carry and draw for many mixes."""
@@ -145,6 +155,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clock_mhz=self._clock_mhz,
             routers=self._routers,
+            reserve=self._reserve,
             known=self._remembered(mixes, tensor_parallel) if len(mixes.rate_per_s) <= _FEW else None,
         )
 
@@ -152,6 +163,11 @@ class ProfileSizing:
         """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load."""
         found = self._capacities(load, tensor_parallel)
         return 0.0 if found is None else float(found.at(-1).carrying(rate_per_s(load)))
+
+    def in_pool_per_s(self, *, load: Load, tensor_parallel: int, instances: int) -> float:
+        """Requests/s within the SLO, at the highest clock, of each of so many instances under this mix."""
+        found = self._capacities(load, tensor_parallel)
+        return 0.0 if found is None else float(found.at(-1).in_pool(instances))
 
     def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
         """Return the clocks of least energy for this mix, in the smallest pool that carries the load."""
@@ -170,9 +186,32 @@ class ProfileSizing:
                 order=self._order,
                 instances=instances,
                 routers=self._routers,
+                reserve=self._reserve,
                 known=found,
             )
         return self._ladder[key]
+
+    def full_in_flight(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests inside an instance that carries all it can of this mix within the SLO, on average; 0.0: it carries none."""
+        stream = self._stream(load, tensor_parallel)
+        rate = self.capacity_per_s(load=load, tensor_parallel=tensor_parallel) * self._reserve
+        if stream is None or rate <= 0:
+            return 0.0
+        # Those that decode, and one whose prompt is made.
+        return 1.0 + float(stream.at_rate(np.array([rate / 1e3])).batch[0])
+
+    def throughput_per_s(self, *, load: Load, tensor_parallel: int) -> float:
+        """Requests/s of this mix that an instance serves at the highest clock, in time or not: those of its largest batch."""
+        stream = self._stream(load, tensor_parallel)
+        return 0.0 if stream is None else 1e3 * float(stream.at_batch(stream.most).per_ms[0])
+
+    def _stream(self, load: Load, tensor_parallel: int) -> Stream | None:
+        """Return an instance at the highest clock under this mix; None: nothing is asked for."""
+        mix = single_mix(load)
+        if mix is None:
+            return None
+        grid = grid_of(self._profile, mix, tensor_parallel=(tensor_parallel,), clocks_mhz=(self.max_clock_mhz,))
+        return grid.stream()
 
     def _capacities(self, load: Load, tensor_parallel: int) -> Capacities | None:
         """Return what an instance carries of a mix, alone and in pools, at all clocks, [clock]; None: nothing is asked for."""
@@ -199,7 +238,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clocks_mhz=ladder_clocks(self._profile) if self._clock_mhz is None else (self._clock_mhz,),
             routers=self._routers,
-        ).less(self.reserve)
+        ).less(self._reserve)
         for index in range(len(mixes.rate_per_s)):
             mix = _mix(mixes.load(index))
             for place, degree in enumerate(tensor_parallel):
@@ -225,7 +264,13 @@ def _mix(load: Load) -> tuple[object, ...]:
     """Key of a mix: shares and lengths, not the total rate."""
     total = rate_per_s(load)
     return tuple(
-        (request_class, round(part.rate_per_s / total, _DIGITS), part.input_tokens, part.output_tokens)
+        (
+            request_class,
+            round(part.rate_per_s / total, _DIGITS),
+            part.input_tokens,
+            part.output_tokens,
+            part.brief_share,
+        )
         for request_class, part in sorted(load.items())
         if part.rate_per_s > 0
     )
@@ -244,12 +289,7 @@ def tokens_per_s(load: Load) -> float:
 def at_rate(load: Load, *, rate_per_s_wanted: float) -> dict[RequestClass, ClassLoad]:
     """Return the same mix at another total rate, requests/s; the load must not be zero."""
     factor = rate_per_s_wanted / rate_per_s(load)
-    return {
-        request_class: ClassLoad(
-            rate_per_s=part.rate_per_s * factor, input_tokens=part.input_tokens, output_tokens=part.output_tokens
-        )
-        for request_class, part in load.items()
-    }
+    return {request_class: replace(part, rate_per_s=part.rate_per_s * factor) for request_class, part in load.items()}
 
 
 def merge(*loads: Load) -> Mapping[RequestClass, ClassLoad]:

@@ -3,7 +3,7 @@
 The formulae are those of `core.profile` and ``docs/model.md``; ``tests/unit/core/test_steptable.py`` holds both equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,21 @@ _NAMES: Final = (
     *("static_w", "hbm_w", "limit_w"),
 )
 
+_STEP: Final = 1e-4
+"""Share of the tokens over which a derivative is taken that has no formula."""
+
+
+class _Picked(dict[str, Floats]):
+    """Coefficients at some points, taken when they are first asked for: latencies need few of them."""
+
+    def __init__(self, every: Mapping[str, Floats], points: NDArray[np.int64]) -> None:
+        super().__init__()
+        self._every, self._points = every, points
+
+    def __missing__(self, name: str) -> Floats:
+        self[name] = picked = self._every[name][self._points]
+        return picked
+
 
 class StepTable:
     """Step costs at ``points`` = TP degrees × clocks, TP first; every argument and result broadcasts to [..., point]."""
@@ -36,7 +51,7 @@ class StepTable:
         """
         points = [(tp, clock) for tp in tensor_parallel for clock in clocks_mhz]
         found = [profile.coefficients(tensor_parallel=tp, clock_mhz=clock) for tp, clock in points]
-        self.c = {name: np.array([one.get(name, 0.0) for one in found]) for name in _NAMES}
+        self.c: Mapping[str, Floats] = {name: np.array([one.get(name, 0.0) for one in found]) for name in _NAMES}
         first = found[0]
         self.curves = first["curves"] > 0
         self.exponent, self.inverse = first["exponent"], first["inverse"]
@@ -59,6 +74,17 @@ class StepTable:
         line: Floats = c["fixed_ms"] + both + tokens * c["token_ms"] + squared * c["square_ms"]
         return line
 
+    def tokens_with_slope(self, tokens: Floats) -> tuple[Floats, Floats]:
+        """Return the time of a step of prompts alone without what they look back at, and its derivative by the tokens."""
+        c = self.c
+        if self.curves:
+            now, after = (self.prefill_ms(some, 0.0 * some) for some in (tokens, tokens * (1 + _STEP)))
+            return now, (after - now) / (tokens * _STEP)
+        compute = (c["compute_ms"] * tokens) ** self.exponent
+        power = compute + c["memory_power"]
+        both = power**self.inverse
+        return c["fixed_ms"] + both + tokens * c["token_ms"], both * compute / (power * tokens) + c["token_ms"]
+
     def decode_ms(self, batch: Floats, context: Floats) -> Floats:
         """Return the time of a decode step, the host's included; see `Profile.decode_ms`."""
         c = self.c
@@ -77,7 +103,7 @@ class StepTable:
     def at(self, points: NDArray[np.int64]) -> "StepTable":
         """Return the table at some of its points, in this order, as often as they are named."""
         some = copy(self)
-        some.c = {name: values[points] for name, values in self.c.items()}
+        some.c = _Picked(self.c, points)
         some.gpus, some.one_token_ms = self.gpus[points], self.one_token_ms[points]
         some.kv_tokens = self.kv_tokens[points]
         return some

@@ -19,28 +19,19 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamollm.core.classes import Length, RequestClass
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.lengthspread import INPUT_BOUNDS, OUTPUT_BOUNDS, bounds, variation
+from dynamollm.core.normal import above_normal
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load
+from dynamollm.core.state import Fluctuation, State
 from dynamollm.core.steptable import Floats, step_table
 
 Singles: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.int64]
 
-_INPUT_BOUNDS: Final = {Length.SHORT: (1.0, 256.0), Length.MEDIUM: (256.0, 1024.0), Length.LONG: (1024.0, 8192.0)}
-_OUTPUT_BOUNDS: Final = {Length.SHORT: (1.0, 100.0), Length.MEDIUM: (100.0, 350.0), Length.LONG: (350.0, 2048.0)}
-LENGTH_CV: Final = 0.5
-_LEAST_CV: Final = 0.05
-_BELOW, _ABOVE = 0.9, 0.75
-"""Lengths within a class vary less the nearer their mean is to the class's bounds: their coefficient of variation is
-about the least of 0.5 and these shares of the distance to the bounds over the mean. Over the classes of the Azure
-conversations of 2023 this is within 0.1 of what was counted (0.05 for ML, whose mean is 985, to 0.5)."""
-
 QUADRATURE: Final = ((-2.857, 0.01126), (-1.3556, 0.22208), (0.0, 0.53332), (1.3556, 0.22208), (2.857, 0.01126))
 """Gauss-Hermite points and weights of a standard normal."""
-
-MOST_DEVIATIONS: Final = 6.0
-"""Beyond them a normal variable is taken to be never or always."""
 
 LEAST_CHUNK: Final = 64.0
 """Tokens: a budget that decoding nearly fills still lets so many prompt tokens through."""
@@ -53,9 +44,10 @@ TAIL_FROM_MS, TAIL_RATIO, TAIL_STEPS = 10.0, 1.284, 26
 """Where the tail of what prompts add to steps is known: from 10 ms to 5 s."""
 
 _NEWTON: Final = 3
-"""From the chord: leaves the batch within a hundred thousandth, of 1e-9 in nearly all cases."""
+"""From the chord: leaves the batch within a hundred thousandth, of 1e-8 in nearly all cases."""
 _LEAST_SLOPE: Final = 0.05
 _MOST_SHARE: Final = 1 - 1e-6
+_MOST_LASTING: Final = 0.9
 _TINY: Final = 1e-12
 
 
@@ -70,30 +62,29 @@ class Mixes:
     """[class] mean."""
     output_tokens: Floats
     """[class] mean, at least 1."""
+    brief_share: Floats
+    """[class] of the answers, 0 to 1."""
 
     def load(self, index: int) -> Load:
         """Return one mix as a load."""
-        columns = zip(self.classes, self.rate_per_s[index], self.input_tokens, self.output_tokens, strict=True)
+        rates = self.rate_per_s[index]
+        columns = zip(self.classes, rates, self.input_tokens, self.output_tokens, self.brief_share, strict=True)
         return {
-            request_class: ClassLoad(float(rate), float(inputs), float(outputs))
-            for request_class, rate, inputs, outputs in columns
+            request_class: ClassLoad(float(rate), float(inputs), float(outputs), float(brief))
+            for request_class, rate, inputs, outputs, brief in columns
             if rate > 0
         }
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """Instances at one mean batch each; [..., cell]."""
-
-    batch: Floats
-    decode_ms: Floats
-    """A decode step at the batch that a request meets."""
-    per_ms: Floats
-    """Requests/ms."""
-    prompt_share: Floats
-    """Share of time that prompts add to steps."""
-    token_ms: Floats
-    """Mean time between two tokens, prompts beside them included."""
+def mixes_of(parts: Load, rate_per_s: Floats) -> Mixes:
+    """Return mixes of these classes, [mix, class] requests/s, with the lengths that they have here."""
+    return Mixes(
+        classes=tuple(parts),
+        rate_per_s=rate_per_s,
+        input_tokens=np.array([part.input_tokens for part in parts.values()], np.float64),
+        output_tokens=np.array([part.output_tokens for part in parts.values()], np.float64),
+        brief_share=np.array([part.brief_share for part in parts.values()], np.float64),
+    )
 
 
 class Grid:
@@ -102,12 +93,14 @@ class Grid:
     Attributes:
         table: step costs.
         chunked: whether prompts ride in steps with decoding, up to the budget; else they have steps of their own.
+        sequences: that decode together at most.
         shares: [mix, class] of the requests.
         class_of: [mix's class] the classes that mixes have, those of one mix after those of the mix before.
         share: [mix's class] of the requests of its mix.
         counts: [mix] how many classes it has.
         first: [mix] where they begin.
         inputs: [mix] mean tokens.
+        token_inputs: [mix] the same, weighed by tokens.
         outputs: [mix] mean tokens.
         context: [mix] tokens that a sequence holds on average.
         context_spread: [mix] root of the mean square of that, over the mean.
@@ -127,6 +120,8 @@ class Grid:
         self.table = table = step_table(profile, tuple(tensor_parallel), tuple(clocks_mhz))
         self.chunked = profile.interleaves_prefill
         self.budget = float(profile.max_batched_tokens)
+        # A step has to leave room for prompts beside the sequences that decode.
+        self.sequences = min(float(profile.max_sequences), max(1.0, self.budget - LEAST_CHUNK))
         # A mix of nothing counts as one of everything, and its rate as none.
         rates = np.where(mixes.rate_per_s.sum(axis=1, keepdims=True) > 0, mixes.rate_per_s, 1.0)
         self.shares = rates / rates.sum(axis=1, keepdims=True)
@@ -138,15 +133,16 @@ class Grid:
         self.inputs, self.outputs = self.shares @ inputs, self.shares @ outputs
         # Sequences hold their prompt and on average half of their output, weighted by how long they stay.
         self.context = (self.shares @ (outputs * (inputs + outputs / 2))) / self.outputs
-        input_cv = _variation(inputs, [_INPUT_BOUNDS[c.input_length] for c in mixes.classes])
-        self.output_cv = _variation(outputs, [_OUTPUT_BOUNDS[c.output_length] for c in mixes.classes])
+        input_cv = variation(inputs, [INPUT_BOUNDS[c.input_length] for c in mixes.classes])
+        self.output_cv = variation(outputs, [OUTPUT_BOUNDS[c.output_length] for c in mixes.classes])
         squares = inputs**2 * (1 + input_cv**2) + inputs * outputs + outputs**2 * (1 + self.output_cv**2) / 3
         self.context_spread = np.sqrt(self.shares @ (outputs * squares) / self.outputs) / self.context
         z, self.weights = np.array(QUADRATURE).T
         sigma = np.sqrt(np.log(1 + input_cv**2))
-        self.prompt_tokens = np.clip(
-            inputs * np.exp(sigma * z[:, None] - sigma**2 / 2), 1.0, float(profile.max_input_tokens)
-        )
+        least, most = bounds(inputs, [INPUT_BOUNDS[c.input_length] for c in mixes.classes])
+        most = np.minimum(most, profile.max_input_tokens)
+        self.prompt_tokens = np.clip(inputs * np.exp(sigma * z[:, None] - sigma**2 / 2), least, most)
+        self.token_inputs = (self.shares @ (inputs**2 * (1 + input_cv**2))) / self.inputs
         self.more_steps = np.floor(self.prompt_tokens / self.budget) * self.chunked
         most = np.full(1, self.budget)
         self.full_ms = table.prefill_ms(most, most * (0.0 if self.chunked else most)) - table.one_token_ms
@@ -209,6 +205,10 @@ class Stream:
         self.full_ms, self.base_ms = grid.full_ms[point_of], grid.base_ms[point_of]
         self._steps = grid.table.at(point_of)
         self._decode = self._steps.decoding(self._context)
+        self._held = np.maximum(self._steps.kv_tokens / self._context - 1, 0.0)
+        """Sequences that fill the KV cache beside the one whose prompt is made."""
+        self._fluctuation: tuple[State, Fluctuation] | None = None
+        """Of the state that was asked for last: it is asked for several times."""
 
     # ------------------------------------------------------------------ members
     def each(self, x: Any) -> Any:
@@ -246,15 +246,18 @@ class Stream:
     # ------------------------------------------------------------------ the state
     @cached_property
     def most(self) -> Floats:
-        """The largest batch: of the engine's sequences, and of what the KV cache holds, [cell]."""
-        held = self._steps.kv_tokens / self._context - 1
+        """The largest mean batch: of the engine's sequences, and of what the KV cache holds with its fluctuations, [cell]."""
         # (√B)² + σ·√B = held
         sigmas = _KV_SIGMAS * self.grid.context_spread[self.mix_of]
-        root = (-sigmas + np.sqrt(sigmas**2 + 4 * np.maximum(held, 0.0))) / 2
-        # A step has to leave room for prompts beside the sequences that decode.
-        sequences = min(float(self.grid.profile.max_sequences), max(1.0, self.grid.budget - LEAST_CHUNK))
-        most: Floats = np.minimum(root**2, sequences)
+        root = (-sigmas + np.sqrt(sigmas**2 + 4 * self._held)) / 2
+        most: Floats = np.minimum(root**2, self.grid.sequences)
         return most
+
+    @cached_property
+    def full(self) -> Floats:
+        """The batch that leaves no room at all for another, [cell]."""
+        full: Floats = np.minimum(self._held, self.grid.sequences)
+        return full
 
     @cached_property
     def alone_ms(self) -> Floats:
@@ -262,45 +265,101 @@ class Stream:
         return self.decode_ms(np.ones(self.mix_of.size))
 
     @cached_property
-    def _busy_ms(self) -> Floats:
-        """What prompts take of time, by request."""
-        busy: Floats = self.added[0] + self.base_ms
-        return busy
+    def _rise(self) -> Floats:
+        """What a sequence adds to a decode step, on average up to the largest batch, [cell]."""
+        most = self.most
+        rise: Floats = (self.decode_ms(1 + most) - self.alone_ms) / np.maximum(most, _TINY)
+        return rise
+
+    @cached_property
+    def _together(self) -> tuple[Floats, Floats]:
+        """Tokens of the prompt that a token is of, on average, a step's budget at most; and what each adds to a step."""
+        tokens = np.minimum(self.grid.token_inputs[self.mix_of], self.grid.budget)
+        return tokens, self.part_ms(tokens) / tokens
+
+    def _busy_with_slope(self, batch: Floats, decode_ms: Floats) -> tuple[Floats, Floats]:
+        """Return what prompts take of time, by request, and its derivative by the batch, [..., cell].
+
+        Those that come within one step share the next, and as many come as leave: for every so many steps one of the batch. Whole
+        prompts share what a step takes beside them. Where they ride with decoding, more tokens in a step take more each: the
+        first ones are free, as long as reading the weights takes longer.
+        """
+        added, base = self.added[0], self.base_ms
+        if self.grid.chunked:
+            tokens, each = self._together
+            more = np.minimum(tokens + batch * self._tokens_of_one, self.grid.budget)
+            taken, slope = self._steps.tokens_with_slope(more)
+            by_token = (taken - self._steps.one_token_ms) / more
+            growing = np.where(more < self.grid.budget, self._tokens_of_one, 0.0)
+            scale = added / each
+            return scale * by_token, scale * (slope - by_token) / more * growing
+        per_ms = batch / (self._outputs * decode_ms + batch * (added + base))
+        others = np.maximum(per_ms * (decode_ms + base / 2), _TINY)
+        alone = np.exp(-others)
+        shared = (1 - alone) / others
+        return added + base * shared, base * (alone - shared) / np.maximum(batch, _TINY)
+
+    @cached_property
+    def _tokens_of_one(self) -> Floats:
+        """Prompt tokens that come to each step for every sequence that decodes, [cell]."""
+        return np.asarray(self.inputs / self._outputs)
 
     def at_batch(self, batch: Floats) -> State:
         """Return the state at a mean batch, [..., cell]."""
         decode_ms = self.decode_ms(1 + batch)
-        per_ms = batch / (self._outputs * decode_ms + batch * self._busy_ms)
-        share = np.minimum(per_ms * self._busy_ms, _MOST_SHARE)
+        busy, _ = self._busy_with_slope(batch, decode_ms)
+        per_ms = batch / (self._outputs * decode_ms + batch * busy)
+        share = np.minimum(per_ms * busy, _MOST_SHARE)
         return State(batch, decode_ms, per_ms, share, decode_ms / (1 - share))
 
     def at_rate(self, per_ms: Floats) -> State:
         """Return the state at a rate, requests/ms, [..., cell]; that of the largest batch where there is none."""
-        asked = per_ms * self._outputs / np.maximum(1 - per_ms * self._busy_ms, _TINY)
+        most, tokens = self.most, per_ms * self._outputs
         # Along the chord of decode times between no batch and the largest: a step is nearly linear in its batch.
-        most = self.most
-        rise = (self.decode_ms(1 + most) - self.alone_ms) / np.maximum(most, _TINY)
-        batch = np.minimum(asked * self.alone_ms / np.maximum(1 - asked * rise, _TINY), most)
+        asked = tokens / np.maximum(1 - per_ms * (self.added[0] + self.base_ms), _TINY)
+        batch = np.minimum(asked * self.alone_ms / np.maximum(1 - asked * self._rise, _TINY), most)
         for _ in range(_NEWTON):
             now, more = self._decode.with_slope(1 + batch)
-            # Newton on B - asked · D(1 + B); where the slope is 1 there is no state.
-            slope = np.maximum(1 - asked * more, _LEAST_SLOPE)
-            batch = np.clip(batch + (asked * now - batch) / slope, 0.0, most)
-        decode_ms = self.decode_ms(1 + batch)
-        share = np.minimum(per_ms * self._busy_ms, _MOST_SHARE)
+            busy, bend = self._busy_with_slope(batch, now)
+            left = np.maximum(1 - per_ms * busy, _TINY)
+            asked = tokens / left
+            # Newton on B - asked(B) · D(1 + B); where the slope is 1 there is no state.
+            slope = np.maximum(1 - asked * (more + now * bend * per_ms / left), _LEAST_SLOPE)
+            there = np.clip(batch + (asked * now - batch) / slope, 0.0, most)
+            batch, apart = there, there - batch
+        decode_ms = now + more * apart
+        share = np.minimum(per_ms * (busy + bend * apart), _MOST_SHARE)
         return State(batch, decode_ms, per_ms, share, decode_ms / (1 - share))
 
     def decode_ms(self, batch: Floats) -> Floats:
         """Return the time of a decode step of so many sequences of the mix, [..., cell]."""
         return self._decode.ms(batch)
 
+    def fluctuation(self, s: State) -> Fluctuation:
+        """Return how the batch fluctuates: Little's law linearised around the mean, and counted in simulation (docs/model.md).
+
+        A batch that happens to be large is slower and so lasts: each sequence more makes all the others leave later, and so
+        does each prompt that they wait for.
+        """
+        if self._fluctuation is None or self._fluctuation[0] is not s:
+            more_ms = self.decode_ms(2 + s.batch) - s.decode_ms
+            lasting = np.minimum(s.batch * more_ms / s.decode_ms, _MOST_LASTING)
+            variance = s.batch / (1 - lasting) * (1 + 1 / (1 - s.prompt_share) ** 2) / 2
+            self._fluctuation = s, Fluctuation(more_ms, variance)
+        return self._fluctuation[1]
+
     def filled(self, s: State) -> Floats:
         """Return the share of time that prompts fill, with their part of the decoding beside them, [..., cell]."""
         if not self.grid.chunked:
             return s.prompt_share
         chunk = np.maximum(self.grid.budget - s.batch, LEAST_CHUNK)
-        filled: Floats = s.per_ms * (self.added[0] + s.decode_ms * self.inputs / chunk)
+        filled: Floats = s.prompt_share + s.per_ms * s.decode_ms * self.inputs / chunk
         return filled
+
+    def part_ms(self, tokens: Floats) -> Floats:
+        """Return what so many tokens of prompts add to a step, without what they look back at, [cell]."""
+        part: Floats = self._steps.prefill_ms(tokens, 0.0 * tokens) - self._steps.one_token_ms
+        return part
 
     def step_base_ms(self, s: State) -> Floats:
         """Return what a step with prompts takes beside them, [..., cell]."""
@@ -312,6 +371,13 @@ class Stream:
         busy: Floats = 1 - np.exp(-s.batch - s.prompt_share)
         return busy
 
+    @cached_property
+    def _mean_prompt(self) -> tuple[Floats, Floats, Floats]:
+        """Tokens of the mean prompt in a step, their square, and the time of a step of it alone, [cell]."""
+        tokens = np.minimum(self.inputs, self.grid.budget)
+        some = np.maximum(tokens, 1.0)
+        return tokens, tokens * tokens, self._steps.prefill_ms(some, some * some)
+
     def power_w(self, s: State) -> Floats:
         """Return the mean watts of all GPUs of an instance, [..., cell]."""
         steps, nothing = self._steps, np.zeros(1)
@@ -320,9 +386,7 @@ class Stream:
         batch = np.maximum(1.0, s.batch / np.maximum(busy, _TINY))
         context, decode_ms = batch * self._context, self.decode_ms(batch)
         decode_w = steps.power_w(decode_ms, nothing, nothing, batch, context)
-        tokens = np.minimum(self.inputs, self.grid.budget)
-        some, squared = np.maximum(tokens, 1.0), tokens * tokens
-        prompt_ms = steps.prefill_ms(some, some * some)
+        tokens, squared, prompt_ms = self._mean_prompt
         if self.grid.chunked:
             beside_ms = decode_ms + prompt_ms - steps.one_token_ms
             prefill_w = steps.power_w(beside_ms, tokens, squared, batch, context)
@@ -331,18 +395,3 @@ class Stream:
         prefill = np.minimum(busy, s.prompt_share)
         watts = prefill * prefill_w + (busy - prefill) * decode_w + (1 - busy) * self.grid.profile.loaded_idle_w
         return watts * steps.gpus
-
-
-def above_normal(deviations: Floats) -> Floats:
-    """Return the probability that a normal variable is so many deviations above its mean."""
-    z = np.clip(deviations, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-    above: Floats = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
-    return above
-
-
-def _variation(means: Floats, bounds: Sequence[tuple[float, float]]) -> Floats:
-    """Return coefficients of variation of lengths by class; a mean outside its class's bounds tells nothing of them."""
-    least, most = np.array(bounds).T
-    near = np.minimum(_BELOW * (means - least), _ABOVE * (most - means)) / means
-    inside = (means >= least) & (means <= most)
-    return np.where(inside, np.clip(near, _LEAST_CV, LENGTH_CV), LENGTH_CV)

@@ -1,9 +1,7 @@
 """How often the SLO is missed, in closed form, by its three rules; see `core.stream` for shapes and units.
 
 Each time is a certain part (a prompt's own steps, at five lengths that stand for its class's) plus a wait by mean and
-variance, taken as gamma-distributed: the cube root of a gamma variable is nearly normal (Wilson and Hilferty, 1931), and
-the normal tail is taken as 1 / (1 + exp(1.5976 z + 0.07056 z³)) (error below 2e-4), in single precision and in place: this
-is the inner loop of planning.
+variance, taken as gamma-distributed (`core.gamma`).
 """
 
 import math
@@ -14,10 +12,14 @@ from typing import Final
 
 import numpy as np
 
+from dynamollm.core.answers import alone_ms, answer_gaps, answer_weights, usual_output_tokens
+from dynamollm.core.briefanswers import held_up_throughout
+from dynamollm.core.gamma import cube_root, normal_of, tail
+from dynamollm.core.longgaps import long_gaps
 from dynamollm.core.records import Order, Slo, SloRule
-from dynamollm.core.steptable import Floats, step_table
+from dynamollm.core.state import State
+from dynamollm.core.steptable import Floats
 from dynamollm.core.stream import (
-    MOST_DEVIATIONS,
     QUADRATURE,
     TAIL_FROM_MS,
     TAIL_RATIO,
@@ -25,18 +27,12 @@ from dynamollm.core.stream import (
     Grid,
     Indices,
     Singles,
-    State,
     Stream,
-    above_normal,
 )
 from dynamollm.core.waiting import Waits, ahead, waits
 
 ALONE_FACTOR: Final = 5.0
 """SloRule.FIVE_TIMES_ALONE: the end-to-end latency may be so many times that of the request alone."""
-
-_OUTPUT_POINTS: Final = (-1.4, 0.0, 1.4)
-"""Deviations from the mean output, of equal weight: a short answer has less slack, a long one more. A little wider than three
-points of a normal variable would be, since it is the short ones that miss."""
 
 _HALVINGS: Final = 16
 """Of a bracket around a percentile: an error below 0.02 %."""
@@ -44,13 +40,11 @@ _HALVINGS: Final = 16
 _BLOCK: Final = 32_768
 """Numbers that are worked on at a time: with what they need they stay in a core's own cache."""
 
-_TINY, _THIRD = np.float32(1e-9), np.float32(1 / 3)
-_NINE = np.float32(9)
+_NEVER: Final = 1e-6
+"""Less likely than that: counted as never."""
+_TINY = np.float32(1e-9)
 _HALF, _TWELFTH = np.float32(1 / 2), np.float32(1 / 12)
 _NOTHING, _ENDLESS = np.float32(0.0), np.float32(np.inf)
-_SCALE = np.float32(0.07056 ** (1 / 3))
-_LINEAR, _FARTHEST = np.float32(1.5976) / _SCALE, np.float32(MOST_DEVIATIONS) * _SCALE
-"""So that the cubic of the normal tail is y³ + linear · y."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def limits_of(grid: Grid, slo: Slo, order: Order) -> Limits:
     """Return the limits of the classes of a grid."""
     classes = grid.mixes.classes
     ttft_ms, tbt_ms = (np.array([limits[c] for c in classes], np.float64) for limits in (slo.ttft_ms, slo.tbt_ms))
-    return Limits(slo, order, ttft_ms, tbt_ms, _alone_ms(grid) if slo.rule is SloRule.FIVE_TIMES_ALONE else None)
+    return Limits(slo, order, ttft_ms, tbt_ms, alone_ms(grid) if slo.rule is SloRule.FIVE_TIMES_ALONE else None)
 
 
 class Misses:
@@ -96,7 +90,8 @@ class Misses:
             return stream.sums(stream.share * self._beyond_alone(s))
         late = self.late(s, waits(stream, s, self._ahead), self._ttft_ms)
         if limits.slo.rule is SloRule.PER_CLASS_PERCENTILE:
-            return stream.largest(np.maximum(late, self._long_gaps(s)))
+            gaps = long_gaps(stream, s, limits_ms=self._tbt_ms, own_ms=self._own_ms(s))
+            return stream.largest(np.maximum(late, gaps))
         kept = (1 - late) * (1 - self.slow(s, self._tbt_root))
         return stream.sums((1 - kept) * stream.share)
 
@@ -106,9 +101,43 @@ class Misses:
         limits: Singles = self.limits.ttft_ms.astype(np.float32)[self.stream.class_of]
         return limits
 
-    def late(self, s: State, found: Waits, limits_ms: Singles) -> Singles:
+    def late(self, s: State, after: Waits, limits_ms: Singles) -> Singles:
         """Return the probability that a first token comes after a limit, [member]."""
-        return self._over(s, _Cases(found, self._rows, self.stream.cell_of), limits_ms)
+        late = self._over(s, _Cases(after, self._rows, self.stream.cell_of), limits_ms)
+        late += self._without_place(s, limits_ms - self._own_ms(s))
+        found: Singles = np.minimum(late, 1, out=late)
+        return found
+
+    def _own_ms(self, s: State) -> Singles:
+        """Return the mean time that a class's own prompts take, without waiting, [member]."""
+        stream, grid = self.stream, self.stream.grid
+        base = stream.each(stream.step_base_ms(s).astype(np.float32))
+        steps = (1 + grid.weights @ grid.more_steps).astype(np.float32)[stream.class_of]
+        own: Singles = base * steps + self._added_ms
+        return own
+
+    @cached_property
+    def _added_ms(self) -> Singles:
+        """What a class's prompts add to steps, [member]."""
+        added: Singles = self.stream.of_class_and_point(self.stream.grid.class_added[0].astype(np.float32))
+        return added
+
+    def _without_place(self, s: State, slack_ms: Singles) -> Singles:
+        """Return the probability that all places of the batch are taken, and none gets free within the slack, [member].
+
+        The batch is taken as gamma-distributed; while it is full, as many requests wait as it would have too many.
+        """
+        stream, most = self.stream, self.stream.grid.sequences
+        batch, variance = s.batch.astype(np.float32), stream.fluctuation(s).variance.astype(np.float32)
+        root = np.full_like(batch, (most - 0.5) ** (1 / 3))
+        full = tail(root, *normal_of(batch, variance), out=root, room=np.empty_like(root))
+        found = np.zeros_like(slack_ms)
+        some = np.flatnonzero(full.take(stream.cell_of) > _NEVER)
+        if some.size:
+            cells = stream.cell_of[some]
+            frees = s.per_ms * np.maximum(most - s.batch, 0.0) / np.maximum(variance, _TINY)
+            found[some] = full[cells] * np.exp(-np.maximum(slack_ms[some], 0) * frees[cells])
+        return found
 
     def _over(self, s: State, cases: "_Cases", limits_ms: Singles, alone_ms: Singles | None = None) -> Singles:
         """Return P(steps of the prompt + wait > limit), [member].
@@ -142,19 +171,24 @@ class Misses:
     # -------------------------------------------------------------- the tokens after it
     @cached_property
     def _per_gap(self) -> Singles:
-        """One over the gaps between the tokens of a mean answer, of which there is one at least, [member]."""
-        gaps = np.maximum(1.0, self.stream.grid.mixes.output_tokens - 1)
+        """One over the gaps between the tokens of a mean answer that is not brief, of which there is one at least, [member]."""
+        gaps = np.maximum(1.0, usual_output_tokens(self.stream.grid) - 1)
         per_gap: Singles = (1 / gaps).astype(np.float32)[self.stream.class_of]
         return per_gap
 
     @cached_property
+    def _tbt_ms(self) -> Floats:
+        limits: Floats = self.limits.tbt_ms[self.stream.class_of]
+        return limits
+
+    @cached_property
     def _tbt_root(self) -> Singles:
-        return self._beyond_least(self.limits.tbt_ms[self.stream.class_of])
+        return self._beyond_least(self._tbt_ms)
 
     def _beyond_least(self, limits_ms: Floats) -> Singles:
         """Return the cube roots of what limits of the mean TBT leave above that of a request alone, [member]."""
         left = (limits_ms - self.stream.each(self.stream.alone_ms)).astype(np.float32)
-        return _cube_root(np.maximum(left, _TINY))
+        return cube_root(np.maximum(left, _TINY))
 
     @cached_property
     def _stall(self) -> Floats:
@@ -163,23 +197,43 @@ class Misses:
         stall: Floats = added[1] + 2 * added[0] * base + base * base
         return stall
 
-    def _token_tail(self, s: State) -> tuple[Singles, Singles, Singles]:
-        """Return what tokens take beyond those of a request alone: the mean, and the parts of its variance, [member].
-
-        The mean TBT over n gaps varies by the first of them / n, and by the second.
-        """
-        spread = (self.stream.decode_ms(2 + s.batch) - s.decode_ms) / (1 - s.prompt_share)
-        mean, prompts = s.token_ms - self.stream.alone_ms, s.per_ms * s.token_ms * self._stall
-        moments = mean, prompts, spread * spread * s.batch
-        mean, prompts, steady = (self.stream.each(moment.astype(np.float32)) for moment in moments)
-        return mean, prompts, steady
+    def _steady(self, s: State) -> Floats:
+        """Return the variance of a request's mean TBT that stays however long its answer is: that of its batch, [cell]."""
+        found = self.stream.fluctuation(s)
+        steady: Floats = (found.more_ms / (1 - s.prompt_share)) ** 2 * found.variance
+        return steady
 
     def slow(self, s: State, root: Singles) -> Singles:
-        """Return the probability that a request's mean TBT is above a limit, given as its ``_beyond_least``, [member]."""
-        mean, prompts, steady = self._token_tail(s)
+        """Return the probability that a request's mean TBT is above a limit, given as its ``_beyond_least``, [member].
+
+        Prompts that come while tokens are made hold them up. Whole prompts hold up those too that come meanwhile, and the first
+        token after one's own prompt waits for all that came during it. Brief answers may be held up in all their steps.
+        """
+        stream, chunked = self.stream, self.stream.grid.chunked
+        left = 1 - s.prompt_share
+        moments = (
+            s.decode_ms - stream.alone_ms, s.decode_ms, s.prompt_share / left,
+            s.per_ms * self._stall / left ** (1 if chunked else 3), self._steady(s),
+        )  # fmt: skip
+        beyond, window, held_up, prompts, steady = (stream.each(moment.astype(np.float32)) for moment in moments)
+        if not chunked:
+            window = window + self._own_ms(s) * self._per_gap
+        mean, variance = beyond + held_up * window, prompts * window * self._per_gap + steady
         above, room = np.empty_like(root), np.empty_like(root)
-        usual = _tail(root, *_normal(mean, prompts * self._per_gap + steady), out=above, room=room)
-        return usual if self.stream.grid.chunked else np.maximum(usual, self._stalled(s, root))
+        usual = tail(root, *normal_of(mean, variance), out=above, room=room)
+        if not chunked:
+            return np.maximum(usual, self._stalled(s, root))
+        if self._brief is None:
+            return usual
+        slack = root**3 - stream.each((s.decode_ms - stream.alone_ms).astype(np.float32))
+        usual += self._brief * np.maximum(held_up_throughout(stream, s, slack) - usual, _NOTHING)
+        return usual
+
+    @cached_property
+    def _brief(self) -> Singles | None:
+        """The share of brief answers, [member]; None: there are none."""
+        brief = self.stream.grid.mixes.brief_share
+        return brief.astype(np.float32)[self.stream.class_of] if brief.any() else None
 
     def _stalled(self, s: State, root: Singles) -> Singles:
         """Return the probability that one whole prompt is enough to make a request slow, [member].
@@ -188,12 +242,14 @@ class Misses:
         """
         stream = self.stream
         slack = root.astype(np.float64) ** 3 - stream.each(s.decode_ms - stream.alone_ms)
-        base, per_token = stream.each(stream.base_ms), stream.each(s.per_ms * s.decode_ms)
+        base, per_ms, decode_ms = (stream.each(one) for one in (stream.base_ms, s.per_ms, s.decode_ms))
+        own = self._own_ms(s)
         total = np.zeros(root.size)
-        for gaps in _gaps(stream.grid):
+        for gaps, weight in zip(answer_gaps(stream.grid), answer_weights(stream.grid), strict=True):
             some = np.maximum(gaps, 1.0)[stream.class_of]
-            total += 1 - np.exp(-per_token * some * self._longer(some * slack - base))
-        return (total / len(_OUTPUT_POINTS)).astype(np.float32)
+            stalled = 1 - np.exp(-per_ms * (some * decode_ms + own) * self._longer(some * slack - base))
+            total += weight[stream.class_of] * stalled
+        return total.astype(np.float32)
 
     def _longer(self, room_ms: Floats) -> Floats:
         """Return the probability that a prompt adds more than this to steps, [member]."""
@@ -207,52 +263,34 @@ class Misses:
         longer: Floats = here + (next_one - here) * (place - low)
         return longer
 
-    def _long_gaps(self, s: State) -> Floats:
-        """Return the share of all gaps between tokens that are above the limit, [member].
-
-        A gap is long where a prompt beside it fills the slack (in as many full steps as it takes, where those are long), or
-        the batch alone does.
-        """
-        limits_ms = self.limits.tbt_ms[self.stream.class_of]
-        found = np.zeros(limits_ms.size)
-        for limit in np.unique(limits_ms):
-            found = np.where(limits_ms == limit, self.stream.each(self._gaps_above(s, float(limit))), found)
-        return found
-
-    def _gaps_above(self, s: State, limit_ms: float) -> Floats:
-        stream, chunked = self.stream, self.stream.grid.chunked
-        slack = limit_ms - s.decode_ms
-        spread = (stream.decode_ms(2 + s.batch) - s.decode_ms) * np.sqrt(s.batch)
-        alone = above_normal(slack / np.maximum(spread, _TINY))
-        room = np.maximum(slack - stream.base_ms, 1e-9) / (1 + np.minimum(s.prompt_share, 0.5))
-        # Log-normal by two moments.
-        e1, e2 = stream.of_class_and_point(stream.grid.class_added[:2])
-        sigma = np.sqrt(np.log(np.maximum(e2 / e1**2, 1 + 1e-6)))
-        longer = above_normal((stream.each(np.log(room)) + sigma**2 / 2 - np.log(e1)) / sigma)
-        if chunked:
-            several = np.maximum(e1 / stream.each(stream.full_ms), 1.0)
-            longer = np.where(stream.each(slack < stream.full_ms), longer * several, 0.0)
-        hit = 1 - np.exp(-s.per_ms * (s.token_ms if chunked else s.decode_ms) * stream.sums(stream.share * longer))
-        above: Floats = np.minimum(1.0, alone + hit)
-        return above
-
     # -------------------------------------------------------------- five times alone
     def _beyond_alone(self, s: State) -> Singles:
         """Return the probability that the end-to-end latency is above its limit, [member]."""
         stream, alone_ms = self.stream, self.limits.alone_ms
         if alone_ms is None:
             raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
-        decode, waited = (stream.each(one.astype(np.float32)) for one in (s.decode_ms, s.token_ms - s.decode_ms))
-        _, prompts, steady = self._token_tail(s)
-        found = waits(stream, s, self._ahead, to_end=True)
+        left = 1 - s.prompt_share
+        moments = (
+            s.decode_ms, s.prompt_share / left, s.per_ms * self._stall / left**3, self._steady(s),
+            stream.full_ms if stream.grid.chunked else np.full_like(s.batch, np.inf),
+        )  # fmt: skip
+        decode, held_up, prompts, steady, full = (stream.each(moment.astype(np.float32)) for moment in moments)
+        found, own = waits(stream, s, self._ahead), self._own_ms(s)
+        weights = stream.grid.weights.astype(np.float32)
         total = np.zeros(decode.size, np.float32)
-        for alone, gaps in zip(alone_ms, _gaps(stream.grid), strict=True):
-            some = gaps.astype(np.float32)[stream.class_of]
-            # What prompts beside them add to tokens comes in lumps.
-            lumps = some * waited, some * some * (prompts / np.maximum(some, 1.0) + steady)
+        answers = zip(alone_ms, answer_gaps(stream.grid), answer_weights(stream.grid), strict=True)
+        for alone, gaps, share in answers:
+            some, share_of = (one.astype(np.float32)[stream.class_of] for one in (gaps, share))
+            # Prompts that come during one's own and beside one's tokens hold these up, in steps that are at most full.
+            window = some * decode + own
+            mean = np.minimum(held_up * window, np.maximum(some, 1) * full)
+            variance = prompts * window * (mean / np.maximum(held_up * window, _TINY)) ** 2
+            lumps = mean, variance + some * some * steady
             limits = (ALONE_FACTOR * alone).astype(np.float32)[:, stream.class_of]
-            total += self._over(s, _Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
-        return total * np.float32(1 / len(_OUTPUT_POINTS))
+            over = self._over(s, _Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
+            over += self._without_place(s, weights @ limits - own - some * decode - mean)
+            total += share_of * over
+        return total
 
     # -------------------------------------------------------------- percentiles
     def ttft_quantile_ms(self, s: State, above: float) -> Floats:
@@ -300,87 +338,31 @@ class _Cases:
         for case in waits:
             probability, mean, variance = (one.astype(np.float32) for one in case)
             if more is None:
-                factor, offset = (each(one) for one in _normal(mean, variance))
+                factor, offset = (each(one) for one in normal_of(mean, variance))
             else:
-                factor, offset = _normal(each(mean) + more[0], each(variance) + more[1])
+                factor, offset = normal_of(each(mean) + more[0], each(variance) + more[1])
             self._queued.append((each(probability), factor, offset))
         step: Singles = each(found.quiet_ms.astype(np.float32)) + _TINY
         square: Singles = step * step
         self._quiet = each(quiet.astype(np.float32))
         self._per_step = self._quiet / step
-        self._normal = None if more is None else _normal(more[0] + step * _HALF, more[1] + square * _TWELFTH)
+        self._normal = None if more is None else normal_of(more[0] + step * _HALF, more[1] + square * _TWELFTH)
         """Where nothing else varies, the wait for the step under way is uniform."""
 
     def over(self, slack: Singles, rooms: Sequence[Singles]) -> Singles:
         """Return P(wait > slack), [length, member], in one of the rooms."""
         root, total, above, room = rooms
         np.clip(slack, _TINY, _ENDLESS, out=slack)  # np.maximum takes twice as long
-        _cube_root(slack, out=root)
+        cube_root(slack, out=root)
         if self._normal is None:
             np.multiply(slack, self._per_step, out=total)
             np.subtract(self._quiet, total, out=total)
             np.clip(total, _NOTHING, _ENDLESS, out=total)
         else:
-            _tail(root, *self._normal, probability=self._quiet, out=total, room=room)
+            tail(root, *self._normal, probability=self._quiet, out=total, room=room)
         for probability, factor, offset in self._queued:
-            total += _tail(root, factor, offset, probability=probability, out=above, room=room)
+            total += tail(root, factor, offset, probability=probability, out=above, room=room)
         return total
-
-
-def _cube_root(x: Singles, out: Singles | None = None) -> Singles:
-    root: Singles = np.log(x, out=out)
-    root *= _THIRD
-    return np.exp(root, out=root)
-
-
-def _normal(mean: Singles, variance: Singles) -> tuple[Singles, Singles]:
-    """Return factor and offset that make a normal deviation (× ``_SCALE``) of the cube root of a gamma-distributed time."""
-    mean = np.maximum(mean, _TINY)
-    variance = np.maximum(variance, _TINY)
-    ninth: Singles = variance / (mean * mean * _NINE)
-    per_deviation: Singles = np.sqrt(ninth)
-    np.divide(_SCALE, per_deviation, out=per_deviation)
-    offset: Singles = per_deviation - ninth * per_deviation
-    return per_deviation / _cube_root(mean), offset
-
-
-def _tail(
-    root: Singles, factor: Singles, offset: Singles, *, probability: Singles | float = 1.0, out: Singles, room: Singles
-) -> Singles:
-    """Return, in ``out``, a probability times that to be above ``root``³."""
-    np.multiply(root, factor, out=out)
-    out -= offset
-    np.clip(out, -_FARTHEST, _FARTHEST, out=out)
-    np.multiply(out, out, out=room)
-    room += _LINEAR
-    out *= room
-    np.exp(out, out=out)
-    out += 1
-    return np.divide(probability, out, out=out)
-
-
-def _alone_ms(grid: Grid) -> Floats:
-    """Return the end-to-end latency of requests alone at the largest TP degree and the highest clock."""
-    profile = grid.profile
-    table = step_table(profile, (max(profile.tensor_parallel),), (profile.max_clock_mhz,))
-    inputs, gaps = grid.prompt_tokens, _gaps(grid)[:, None, :]
-    decode = table.decode_ms(np.ones_like(inputs), inputs + gaps / 2)
-    if not grid.chunked:
-        whole: Floats = table.prefill_ms(inputs, inputs * inputs) + gaps * decode
-        return whole
-    chunks, rest = np.divmod(inputs, grid.budget)
-    full, part = np.full_like(inputs, grid.budget), np.maximum(rest, 1.0)
-    prompt = chunks * table.prefill_ms(full, 0.0 * full) + np.where(rest > 0, table.prefill_ms(part, 0.0 * part), 0.0)
-    latency: Floats = prompt + inputs * inputs * table.c["square_ms"] + gaps * decode
-    return latency
-
-
-def _gaps(grid: Grid) -> Floats:
-    """Return the gaps between the tokens of answers that stand for a class's, [output, class]."""
-    sigma = np.sqrt(np.log(1 + grid.output_cv**2))
-    outputs = grid.mixes.output_tokens * np.exp(sigma * np.array(_OUTPUT_POINTS)[:, None] - sigma**2 / 2)
-    gaps: Floats = np.maximum(outputs - 1, 0.0)
-    return gaps
 
 
 def _solved(exceeds: Callable[[Floats], Singles], scale: Floats, above: float) -> Floats:

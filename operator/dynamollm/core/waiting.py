@@ -1,8 +1,9 @@
 """What first tokens wait for beyond their own prompt, in closed form; see `core.stream` for shapes and units.
 
-Prompts are the customers of an M/G/1 queue: each takes what it adds to steps, and its part of the decode steps that it
-fills. Those that come within one step share the next one, where they fit: a step that they do not fill makes others wait, and
-takes nothing from what can be served. Three cases, each a gamma-distributed time by mean and variance:
+Prompts are the customers of an M/G/1 queue: each takes what it adds to steps, and its part of the decode steps that it fills
+(its last step it shares with whoever comes before that begins). Whole prompts that come within one step share the next one;
+before theirs the decode step under way has to end, which those who come later wait for too. Three cases, each a
+gamma-distributed time by mean and variance:
 
 - Prompts are ahead: in order of arrival all that came before; in order of deadline those whose limit is not later, a
   preemptive priority, since each step chooses anew. Who has a later deadline is delayed by those who overtake.
@@ -18,13 +19,12 @@ from typing import Final
 import numpy as np
 
 from dynamollm.core.records import Order
+from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import LEAST_CHUNK, Indices, State, Stream
+from dynamollm.core.stream import LEAST_CHUNK, Indices, Stream
 
-_STEPS_TO_FIRST: Final = 1.5
+_STEPS_OF_LATER: Final = 1.5
 """Full steps that prompts of later deadlines hold up a first token for: the one under way, half of it on average, and one's own."""
-_STEPS_TO_END: Final = 10.0
-"""The same until an answer's end, where it is so short that it matters."""
 _MOST_LOAD: Final = 0.999
 _TINY: Final = 1e-12
 
@@ -70,19 +70,20 @@ def ahead(stream: Stream, limits_ms: Floats, order: Order) -> Ahead:
     return Ahead(group, shares.sum(axis=-1)[:, cells[0]], (shares @ grid.class_added[:, None])[:, :, *cells])
 
 
-def waits(stream: Stream, s: State, ahead: Ahead, *, to_end: bool = False) -> Waits:
-    """Return what first tokens wait for; ``to_end``: and the tokens after it, which prompts of later deadlines hold up too."""
+def waits(stream: Stream, s: State, ahead: Ahead) -> Waits:
+    """Return what first tokens wait for."""
     base, whole, chunked = stream.step_base_ms(s), stream.added[0], stream.grid.chunked
     chunk = np.maximum(stream.grid.budget - (s.batch if chunked else 0.0), LEAST_CHUNK)
-    # Prompts that come within one step share the next one's decoding, as far as they do not fill it.
-    together = np.maximum(1.0, s.per_ms * (base + whole))
-    scale, beside = np.ones(1), base
-    if chunked:
-        filled = stream.inputs / chunk
-        scale, beside = 1 + base * filled / whole, base * np.maximum(1 - together * filled, 0.0)
-    behind = 1 + np.minimum(s.per_ms * whole, 1.0) * chunk / (chunk + stream.inputs)
-    queued, mean, square = _queue(s, scale, _Shared(beside, together, free=chunked), ahead)
     quiet_ms = (1 - np.exp(-s.batch)) * s.decode_ms
+    if chunked:
+        # Whole steps of their own tokens take more than the same tokens in steps by themselves: see `Stream`.
+        shared = s.prompt_share / np.maximum(s.per_ms, _TINY)
+        scale, steps = (shared + base * stream.inputs / chunk) / whole, None
+    else:
+        scale = np.ones(1)
+        steps = _Steps(base, base + quiet_ms / 2, np.maximum(1.0, s.per_ms * (base + whole)))
+    behind = 1 + np.minimum(s.per_ms * whole, 1.0) * chunk / (chunk + stream.inputs)
+    queued, mean, square = _queue(s, scale, steps, ahead)
     if len(queued) == 1:
         queued_mean, nothing = mean * behind, np.zeros(1)
         queued_variance = np.maximum(square * (behind * behind) - queued_mean * queued_mean, _TINY)
@@ -97,7 +98,7 @@ def waits(stream: Stream, s: State, ahead: Ahead, *, to_end: bool = False) -> Wa
     second = np.maximum(queued[-1] * square[-1] - queued * square, _TINY) / some * (behind * behind)
     if chunked:
         # Of an exponential time no more than so much.
-        most = (_STEPS_TO_END if to_end else _STEPS_TO_FIRST) * (s.decode_ms + stream.full_ms)
+        most = _STEPS_OF_LATER * (s.decode_ms + stream.full_ms)
         share = most / first
         beyond = np.exp(-share)
         second = 2 * first * first * (1 - beyond * (1 + share))
@@ -108,27 +109,33 @@ def waits(stream: Stream, s: State, ahead: Ahead, *, to_end: bool = False) -> Wa
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
-    """Steps that prompts do not fill."""
+class _Steps:
+    """Steps of whole prompts; what prompts that ride with decoding take is counted as theirs."""
 
-    beside: Floats
-    """What such a step takes besides them, ms."""
+    own_ms: Floats
+    """What such a step takes besides them."""
+    seen_ms: Floats
+    """The same with what is left of the decode step before it, as those see it who come later."""
     together: Floats
     """How many prompts share one, 1 or more."""
-    free: bool
-    """Whether decoding goes on in it."""
 
 
-def _queue(s: State, scale: Floats, shared: _Shared, ahead: Ahead) -> tuple[Floats, Floats, Floats]:
+def _queue(s: State, scale: Floats, steps: _Steps | None, ahead: Ahead) -> tuple[Floats, Floats, Floats]:
     """Return load, and mean and square of the wait where there is one, of M/G/1 queues (Takács), [group, cell]."""
-    square, beside = scale * scale, shared.beside
-    e1, e2, e3 = scale * ahead.added[0], square * ahead.added[1], square * scale * ahead.added[2]
+    square = scale * scale
     # The moments of what prompts add × scale, and of the steps that they share.
-    w1 = e1 + beside * (ahead.share / shared.together)
-    w2 = e2 + beside * (e1 + w1)
-    w3 = e3 + beside * (3 * e2 + beside * (2 * e1 + w1))
+    w1, w2, w3 = scale * ahead.added[0], square * ahead.added[1], square * scale * ahead.added[2]
     load = np.clip(s.per_ms * w1, _TINY, _MOST_LOAD)
-    half = s.per_ms / (1 - (np.clip(s.per_ms * e1, _TINY, _MOST_LOAD) if shared.free else load))
+    free = 1 - load
+    if steps is not None:
+        seen, share = steps.seen_ms, ahead.share / steps.together
+        free = 1 - np.clip(s.per_ms * (w1 + steps.own_ms * share), _TINY, _MOST_LOAD)
+        with_step = w1 + seen * share
+        w3 = w3 + seen * (3 * w2 + seen * (2 * w1 + with_step))
+        w2 = w2 + seen * (w1 + with_step)
+        w1 = with_step
+        load = np.clip(s.per_ms * w1, _TINY, _MOST_LOAD)
+    half = s.per_ms / free
     first = half * w2 / 2
     second = 2 * first**2 + half * w3 / 3
     return load, first / load, second / load

@@ -4,6 +4,7 @@ The load is taken as what has come steadily for hours and will go on so, which n
 plan in force has is taken as being there and serving, and both levels as due.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,7 +12,7 @@ from typing import Final
 
 from dynamollm.core.capacity import capacity_per_s, operating_point
 from dynamollm.core.classes import ClassBoundaries, Length, RequestClass
-from dynamollm.core.decide import decide
+from dynamollm.core.decide import decide, measured, sizing_of
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import (
@@ -119,20 +120,30 @@ class ExpectedLatency:
     ttft_p99_ms: float
     tbt_p50_ms: float
     tbt_p99_ms: float
+    attainable: bool
+    """Whether an instance of some TP degree keeps the SLO for this class alone, if only at the lowest rate."""
 
 
 def expected_latency(service: Service, profile: Profile, plan: Plan) -> tuple[ExpectedLatency, ...]:
     """Return the latency of every class that has load, at the clocks that the plan expects.
 
-    Where a pool has instances of several TP degrees, that of the slower ones. ``inf``: the queue grows without end.
+    Where a pool has instances of several TP degrees, that of the slower ones. ``inf``: the queue grows without end, or
+    there is no instance.
     """
+    service = measured(service, profile)
+    sizing = sizing_of(service, profile, reserve=1.0)
     found = []
     for pool in plan.pools:
         points = {percentile: _by_class(service, profile, pool, percentile=percentile) for percentile in (50.0, 99.0)}
-        for request_class in pool.classes:
-            if request_class in points[50.0]:
-                median, tail = points[50.0][request_class], points[99.0][request_class]
-                found.append(ExpectedLatency(request_class, pool.name, median[0], tail[0], median[1], tail[1]))
+        for request_class, part in pool.load.items():
+            median, tail = (points[percentile].get(request_class, (math.inf, math.inf)) for percentile in (50.0, 99.0))
+            attainable = any(
+                sizing.capacity_per_s(load={request_class: part}, tensor_parallel=degree) > 0
+                for degree in service.tensor_parallel
+            )
+            found.append(
+                ExpectedLatency(request_class, pool.name, median[0], tail[0], median[1], tail[1], attainable=attainable)
+            )
     order = list(RequestClass)
     return tuple(sorted(found, key=lambda one: order.index(one.request_class)))
 
@@ -143,11 +154,14 @@ def _by_class(
     """Return TTFT and mean TBT, ms, by class at one percentile: the slowest group's."""
     worst: dict[RequestClass, tuple[float, float]] = {}
     instances = sum(group.instances for group in pool.groups)
-    if not pool.load or pool.capacity_per_s <= 0:
-        return worst
-    for group in pool.groups:
-        share = pool.capacity_by_tp.get(group.tensor_parallel, 0.0) / pool.capacity_per_s
-        if not group.instances or share <= 0:
+    for group in pool.groups if pool.load else ():
+        if not group.instances:
+            continue
+        # Where none carries anything within the SLO, each gets as much as any other.
+        share = 1 / instances
+        if pool.capacity_per_s > 0:
+            share = pool.capacity_by_tp.get(group.tensor_parallel, 0.0) / pool.capacity_per_s
+        if share <= 0:
             continue
         point = operating_point(
             profile,
@@ -176,27 +190,32 @@ def nodes_for(service: Service) -> tuple[NodeGpus, ...]:
     )
 
 
-def without_instances(nodes: Iterable[NodeGpus], plan: Plan) -> tuple[NodeGpus, ...]:
+def without_instances(nodes: Sequence[NodeGpus], plan: Plan) -> tuple[NodeGpus, ...]:
     """Return the nodes with the plan's instances on them, the largest first, each on the fullest node that has room.
+
+    They hold GPUs that are not free, as long as there are such; what is not free on no node that is large enough they take of what
+    is, as on nodes of which only the GPUs are told.
 
     Raises:
         InvalidInputError: they do not fit.
     """
-    free = {node.name: node for node in nodes}
+    free = [node.free for node in nodes]
+    held = [node.allocatable - node.free for node in nodes]
     degrees = sorted(
         (group.tensor_parallel for pool in plan.pools for group in pool.groups for _ in range(group.instances)),
         reverse=True,
     )
     for tensor_parallel in degrees:
-        room = [node for node in free.values() if node.free >= tensor_parallel]
-        if not room:
+        place = next((gpus for gpus in (held, free) if max(gpus, default=0) >= tensor_parallel), None)
+        if place is None:
             raise InvalidInputError(
-                f"the plan in force holds {plan.gpus} GPUs, and its TP{tensor_parallel} instances do not fit into the "
-                "inventory: give the nodes that they are on"
+                f"the plan in force holds {plan.gpus} GPUs, and its TP{tensor_parallel} instances do not fit into the inventory: "
+                f"beside the others no node has more than {max(held, default=0)} GPUs that are not free (gpus less free), or "
+                f"{max(free, default=0)} that are; correct these, or give the nodes that they are on"
             )
-        node = min(room, key=lambda one: (one.free, one.name))
-        free[node.name] = replace(node, free=node.free - tensor_parallel)
-    return tuple(free.values())
+        fullest = min((gpus, node) for node, gpus in enumerate(place) if gpus >= tensor_parallel)[1]
+        place[fullest] -= tensor_parallel
+    return tuple(replace(node, free=gpus) for node, gpus in zip(nodes, free, strict=True))
 
 
 def _steady(load: Load, service: Service, *, now_s: float) -> LoadHistory:
@@ -210,6 +229,7 @@ def _steady(load: Load, service: Service, *, now_s: float) -> LoadHistory:
         },
         input_tokens={request_class: part.input_tokens for request_class, part in load.items()},
         output_tokens={request_class: part.output_tokens for request_class, part in load.items()},
+        brief_share={c: part.brief_share for c, part in load.items()},
     )
 
 

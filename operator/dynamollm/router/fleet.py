@@ -21,7 +21,7 @@ from dynamollm.api.names import (
 )
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.errors import InvalidInputError
-from dynamollm.core.selection import Candidate, choose, pool_order
+from dynamollm.core.selection import Candidate, choose_among, larger_pools, pool_order
 from dynamollm.router.errors import RequestRefusedError
 from dynamollm.router.routing import Routing, routing_from_config_map
 
@@ -73,6 +73,7 @@ class Fleet:
         self._known: dict[str, Candidate] | None = None
         self._pools: dict[str, list[Candidate]] = {}
         self._order: dict[RequestClass, tuple[str, ...]] = {}
+        self._larger: dict[RequestClass, int] = {}
         self._suspects: dict[str, float] = {}
         self._waiters: list[_Waiter] = []
         self._sequence = 0
@@ -125,7 +126,12 @@ class Fleet:
         self._pools = {name: [] for name in sorted(names)}
         for candidate in serving:
             self._pools[candidate.pool].append(candidate)
+            full = self.routing.full_in_flight if self.routing is not None else {}
+            # One that the plan leaves carries no less than before.
+            told = full.get(candidate.pool, {}).get(candidate.tensor_parallel)
+            candidate.full_in_flight = candidate.full_in_flight if told is None else told
         self._order = {each: pool_order(each, routing, self._pools) for each in RequestClass}
+        self._larger = {each: larger_pools(each, routing) for each in RequestClass}
         self._serve_waiters()
 
     # ------------------------------------------------------------------ what requests ask
@@ -134,7 +140,8 @@ class Fleet:
     ) -> Candidate:
         """Return an instance for a request, one slot of it taken; :meth:`release` gives it back.
 
-        The class's pool first, then the next larger ones, then any. Waits for room where all are full.
+        The class's pool first, then the next larger ones, then any; a larger one too where all of the class's pool have more than
+        they carry within the SLO. Waits for room where there is none.
 
         Args:
             request_class: predicted class of the request.
@@ -209,15 +216,17 @@ class Fleet:
         refused = {*avoid, *self._suspects}
         # Those to avoid are better than none.
         for avoided in (refused, avoid, ()) if refused else ((),):
-            for pool in self._order[request_class]:
-                candidate = choose(
-                    self._pools.get(pool, ()), max_in_flight_per_gpu=self._max_in_flight_per_gpu, avoid=avoided
-                )
-                if candidate is not None:
-                    self._sequence += 1
-                    candidate.last_chosen = self._sequence
-                    candidate.in_flight += 1
-                    return candidate
+            candidate = choose_among(
+                [self._pools.get(pool, ()) for pool in self._order[request_class]],
+                larger=self._larger[request_class],
+                max_in_flight_per_gpu=self._max_in_flight_per_gpu,
+                avoid=avoided,
+            )
+            if candidate is not None:
+                self._sequence += 1
+                candidate.last_chosen = self._sequence
+                candidate.in_flight += 1
+                return candidate
         return None
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from dynamollm.core.classes import RequestClass
+from dynamollm.core.classes import RequestClass, is_brief
 from dynamollm.core.selection import Candidate
 from dynamollm.router.fleet import Fleet
 
@@ -51,6 +51,8 @@ class RouterMetrics:
         inputs = counter("dynamollm_router_input_tokens_total", "Prompt tokens by predicted class.", "class")
         outputs = counter("dynamollm_router_output_tokens_total", "Generated tokens by predicted class.", "class")
         ends = counter("dynamollm_router_completions_total", "Complete answers by predicted class.", "class")
+        brief = counter("dynamollm_router_brief_answers_total", "Complete answers of 2 to 8 tokens.", "class")
+        self._brief = by_class(brief)
         self._arrivals, self._inputs = by_class(arrivals), by_class(inputs)
         self._outputs, self._completions = by_class(outputs), by_class(ends)
         self._requests = counter(
@@ -89,6 +91,8 @@ class RouterMetrics:
         """Count a complete answer."""
         self._completions[predicted].inc()
         self._outputs[predicted].inc(output_tokens)
+        if is_brief(output_tokens):
+            self._brief[predicted].inc()
 
     def ended(self, actual: RequestClass, *, pool: str, outcome: Outcome) -> None:
         """Count the end of a request; ``pool`` is empty where none took it."""

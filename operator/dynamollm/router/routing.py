@@ -34,6 +34,8 @@ class Routing(_Value):
     classes: dict[RequestClass, str]
     boundaries: ClassBoundaries
     slo: Slos
+    full_in_flight: dict[str, dict[int, Annotated[float, Field(gt=0)]]] = {}
+    """Pool → TP → requests inside an instance that carries all it can within the SLO; absent: not known."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Routing":

@@ -15,6 +15,7 @@ from dynamollm.simulator.experiment import Known, Prepared, Question, answer, pr
 from dynamollm.simulator.keeping import Keeper
 from dynamollm.simulator.replay import Progress
 from dynamollm.simulator.series import series_of
+from dynamollm.simulator.shares import shared
 from dynamollm.simulator.spread import workers
 
 SWEPT: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
@@ -86,7 +87,7 @@ class Campaign:
     """Where answers are kept, so that a campaign that was cut off goes on where it was."""
 
     def answers(self, wanted: Sequence[Task], *, tell: Progress | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (index of the task, its answer) as they come; ``tell`` hears of the share of one that is under way."""
+        """Yield (index of the task, its answer) as they come; ``tell`` hears how many answers' worth is done."""
         missing: list[int] = []
         for index, task in enumerate(wanted):
             kept = self._kept(task)
@@ -96,21 +97,35 @@ class Campaign:
                 yield index, kept
         if not missing:
             return
+        before = len(wanted) - len(missing)
         questions = [wanted[index].question for index in missing]
         if self.jobs == 1 and self.scheduler is None:
             known = _known(questions)
-            for index in missing:
+            for done, index in enumerate(missing, before):
                 task = wanted[index]
-                yield index, self._keep(task, _answer(task, known[repr(task.question)], self.folder, tell))
+                told = _beyond(done, tell)
+                yield index, self._keep(task, _answer(task, known[repr(task.question)], self.folder, told))
             return
-        # A Dask worker may see no such folder.
+        # A Dask worker may see no such folder, nor our file of shares: then they are told of when they are done.
         here = self.folder if self.scheduler is None else None
-        with workers(jobs=self.jobs, scheduler=self.scheduler) as run:
+        with (
+            workers(jobs=self.jobs, scheduler=self.scheduler) as run,
+            shared(len(missing), _beyond(before, tell)) as shares,
+        ):
             known = _known(questions)
             calls = (
-                delayed(_numbered)(index, wanted[index], known[repr(wanted[index].question)], here) for index in missing
+                delayed(_numbered)(
+                    number,
+                    wanted[index],
+                    known[repr(wanted[index].question)],
+                    here,
+                    shares.teller(number) if self.scheduler is None else None,
+                )
+                for number, index in enumerate(missing)
             )
-            for index, found in run(calls):
+            for number, found in run(calls):
+                index = missing[number]
+                shares.teller(number)(1.0)
                 yield index, self._keep(wanted[index], found)
 
     def has(self, task: Task) -> bool:
@@ -140,8 +155,15 @@ def _known(questions: Sequence[Question]) -> dict[str, Known]:
     return {repr(question): prepare(question).known for question in {repr(one): one for one in questions}.values()}
 
 
-def _numbered(index: int, task: Task, known: Known, folder: Path | None) -> tuple[int, dict[str, Any]]:
-    return index, _answer(task, known, folder, None)
+def _beyond(done: int, tell: Progress | None) -> Progress | None:
+    """Return what hears of what is done besides so many answers."""
+    return None if tell is None else lambda more: tell(done + more)
+
+
+def _numbered(
+    number: int, task: Task, known: Known, folder: Path | None, tell: Progress | None
+) -> tuple[int, dict[str, Any]]:
+    return number, _answer(task, known, folder, tell)
 
 
 def _answer(task: Task, known: Known, folder: Path | None, tell: Progress | None) -> dict[str, Any]:

@@ -10,14 +10,23 @@ from dataclasses import replace
 from typing import Final
 
 from dynamollm.core.actions import clock_ladders
-from dynamollm.core.decide import decide
-from dynamollm.core.records import Observation, Plan, PolicyName
+from dynamollm.core.decide import decide_with, measured, sizing_of
+from dynamollm.core.records import Observation, Order, Plan, PolicyName
 from dynamollm.simulator.overheads import Overheads
 from dynamollm.simulator.replay import Replay, Setup
 from dynamollm.simulator.survey import WINDOW_S, Survey, constant_history
 from dynamollm.simulator.virtual_cluster import Key
 
 NAME: Final = "Clairvoyant"
+
+RESERVE_CHUNKED: Final[Mapping[Order, float]] = {
+    Order.FIRST_COME_FIRST_SERVED: 1.0,
+    Order.EARLIEST_DEADLINE_FIRST: 1.1,
+}
+RESERVE_WHOLE: Final = 1.0
+"""The least, in steps of a tenth, with which bursts within an epoch leave the SLO kept on the week of conversations: with a tenth less
+98.1 and 98.5 % of the requests keep it, though over the hour of 2023 it would be enough. On whole prompts 0.9 and 1.0 keep it over that
+hour, and both leave 98.6 % on the week."""
 
 
 class Clairvoyant(Replay):
@@ -64,12 +73,16 @@ class Clairvoyant(Replay):
             nodes=virtual.empty_nodes(),
             routing={},
         )
-        return decide(
-            self._setup.service,
-            self._setup.profile,
+        profile = self._setup.profile
+        service = measured(self._setup.service, profile)
+        reserve = RESERVE_CHUNKED[service.order] if profile.interleaves_prefill else RESERVE_WHOLE
+        return decide_with(
+            service,
+            sizing_of(service, profile, reserve=reserve),
             observation,
             now_s=now_s,
             available_gpus=virtual.held_gpus + virtual.free_gpus,
+            basis=NAME,
         )
 
     def _shape(self, plan: Plan, now_s: float) -> None:

@@ -106,7 +106,7 @@ def _blocks(path: Path, first_s: float) -> Iterator[NDArray[Any]]:
 def _rows(path: Path) -> Iterator[Row]:
     """Yield (time in s, input, output tokens) of each row."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
             columns = next((names for names in COLUMNS if set(names) <= set(header)), None)

@@ -1,11 +1,12 @@
 """The router's part, compiled: each arrival to an instance, or into the queue in front of full ones.
 
 The choice is that of `core.selection`: pools in the order that ``pool_order`` gives, of a pool the instance with the
-fewest requests per GPU that has room, equals in turn. A test holds both to the same answers.
+fewest requests, of what it carries, that has room, equals in turn. A test holds both to the same answers.
 """
 
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.simulator.compiled import compiled
@@ -25,16 +26,21 @@ _LOOK_S: Final = 0.05
 @compiled
 def choose(st: Engines, fleet: Fleet, pool: int, now_s: float) -> int:
     """Return the least loaded instance of a pool that has room, or −1, and bring its members up to now."""
-    best = NONE
-    best_load = 0.0
+    known = True
     for k in range(fleet.n_members[pool]):
         i = fleet.members[pool, k]
         if st.instances[i].wake_s <= now_s:
             advance(st, i, now_s)
-        one = st.instances[i]
-        if one.in_flight >= MAX_IN_FLIGHT_PER_GPU * one.tensor_parallel:
+        if _has_room(st, i) and fleet.full_in_flight[i] == np.inf:
+            known = False
+    best = NONE
+    best_load = 0.0
+    for k in range(fleet.n_members[pool]):
+        i = fleet.members[pool, k]
+        if not _has_room(st, i):
             continue
-        load = (one.in_flight + 1) / one.tensor_parallel
+        one = st.instances[i]
+        load = (one.in_flight + 1) / (fleet.full_in_flight[i] if known else one.tensor_parallel)
         if best == NONE or load < best_load or (load == best_load and fleet.last_chosen[i] < fleet.last_chosen[best]):
             best = i
             best_load = load
@@ -42,35 +48,60 @@ def choose(st: Engines, fleet: Fleet, pool: int, now_s: float) -> int:
 
 
 @compiled
-def _place(st: Engines, fleet: Fleet, request: Any, now_s: float) -> int:
-    """Give a request to an instance: its slot, ``TOO_LONG``, ``NO_ROOM`` (of the state), or ``ALL_FULL``."""
-    for k in range(fleet.order.shape[1]):
-        pool = fleet.order[request.predicted, k]
-        if pool == NONE:
+def _has_room(st: Engines, i: int) -> bool:
+    one = st.instances[i]
+    return bool(one.in_flight < MAX_IN_FLIGHT_PER_GPU * one.tensor_parallel)
+
+
+@compiled
+def _is_full(st: Engines, fleet: Fleet, i: int) -> bool:
+    return bool(st.instances[i].in_flight + 1 > fleet.full_in_flight[i])
+
+
+@compiled
+def choose_among(st: Engines, fleet: Fleet, predicted: int, now_s: float) -> int:
+    """Return the instance for a request of a class, or −1; as the function of that name in `core.selection`."""
+    order = fleet.order[predicted]
+    for k in range(order.size):
+        if order[k] == NONE:
             break
-        i = choose(st, fleet, pool, now_s)
+        i = choose(st, fleet, order[k], now_s)
         if i == NONE:
             continue
-        rank = request.arrival_s
-        if fleet.settings[0].by_deadline:
-            rank += fleet.ttft_slo_ms[request.predicted] * 1e-3
-        tag = request.predicted | (COUNTED_BIT if request.counted else 0)
-        status = submit(
-            st,
-            i,
-            tag,
-            request.request_class,
-            request.input_tokens,
-            request.output_tokens,
-            request.arrival_s,
-            rank,
-            now_s,
-        )
-        if status >= 0:
-            fleet.totals[0].chosen += 1
-            fleet.last_chosen[i] = fleet.totals[0].chosen
-        return status
-    return ALL_FULL
+        if k == 0 and _is_full(st, fleet, i):
+            for larger in range(1, fleet.larger[predicted]):
+                j = choose(st, fleet, order[larger], now_s)
+                if j != NONE and not _is_full(st, fleet, j):
+                    return j
+        return i
+    return NONE
+
+
+@compiled
+def _place(st: Engines, fleet: Fleet, request: Any, now_s: float) -> int:
+    """Give a request to an instance: its slot, ``TOO_LONG``, ``NO_ROOM`` (of the state), or ``ALL_FULL``."""
+    i = choose_among(st, fleet, request.predicted, now_s)
+    if i == NONE:
+        return ALL_FULL
+    rank = request.arrival_s
+    if fleet.settings[0].by_deadline:
+        rank += fleet.ttft_slo_ms[request.predicted] * 1e-3
+    tag = request.predicted | (COUNTED_BIT if request.counted else 0)
+    status: int = submit(
+        st,
+        i,
+        tag,
+        request.request_class,
+        request.input_tokens,
+        request.output_tokens,
+        request.arrival_s,
+        rank,
+        now_s,
+    )
+    if status >= 0:
+        fleet.totals[0].chosen += 1
+        fleet.last_chosen[i] = fleet.totals[0].chosen
+    return status
 
 
 @compiled

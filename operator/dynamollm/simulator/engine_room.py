@@ -10,8 +10,8 @@ from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import select_clock
 from dynamollm.core.loadmeter import EngineSample, LoadMeter
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import Ladder, Order, Slo
-from dynamollm.core.selection import pool_order
+from dynamollm.core.records import Ladder, Order, Plan, Slo
+from dynamollm.core.selection import larger_pools, pool_order
 from dynamollm.simulator.control import pause, set_clock, start, stop
 from dynamollm.simulator.dispatch import serve
 from dynamollm.simulator.fleet_state import new_fleet
@@ -83,6 +83,7 @@ class EngineRoom:
         self._meters[pod.place] = LoadMeter()
         self._pool_of[pod.place] = self._pool(pod.key[0])
         self.fleet.last_chosen[pod.place] = 0
+        self.fleet.full_in_flight[pod.place] = np.inf
 
     def ended(self, pod: Pod, *, now_s: float) -> None:
         """End an instance; requests that are still inside fail."""
@@ -116,6 +117,15 @@ class EngineRoom:
             order = [self._pool(name) for name in pool_order(request_class, routing, existing)]
             fleet.order[index] = NONE
             fleet.order[index, : len(order)] = order
+            fleet.larger[index] = larger_pools(request_class, routing)
+
+    def set_full(self, plan: Plan) -> None:
+        """Take in how many requests inside make the plan's instances full; those that it leaves are as full as before."""
+        full = {
+            (pool.name, group.tensor_parallel): group.full_in_flight for pool in plan.pools for group in pool.groups
+        }
+        for place, pod in self._pods.items():
+            self.fleet.full_in_flight[place] = full.get(pod.key, 0.0) or self.fleet.full_in_flight[place]
 
     def serve(self, arrivals: NDArray[Any], index: int, *, until_s: float) -> int:
         """Hand out arrivals until this moment; return the index of the next one."""

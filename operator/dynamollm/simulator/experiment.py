@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,8 @@ _FIRST_RATE_S: Final = 300.0
 """The operator is told the rate of so much of the trace's beginning, as a user tells it in spec.forecast."""
 
 _WARM_UP_S: Final = 1800.0
+_SETTLED_S: Final = 300.0
+"""From the start of the first instances until what had waited for them is served, and a pool level has decided."""
 _SPARE_SERVERS: Final = len(ALL) + 1
 """Beyond twice SinglePool's: nine pools need a server each, however little is asked of them."""
 
@@ -135,11 +138,11 @@ def prepare(question: Question, known: Known | None = None) -> Prepared:
     profile = open_profile(question.profile, startup_s=_startup_s(question), loaded_idle_w=question.loaded_idle_w)
     service = replace(sample_service(question.service), slo=slo_of(question))
     trace = open_trace(question.trace, scale=question.scale, boundaries=service.boundaries, seed=question.seed)
-    tick_s = service.intervals.clock_s
+    startup_s = overheads(question.overheads, profile).startup_s if question.startup_s is None else question.startup_s
     workload = Workload(
         trace=trace,
         boundaries=service.boundaries,
-        warm_up_s=min(_WARM_UP_S, tick_s * (trace.duration_s // tick_s)),
+        warm_up_s=_warm_up_s(trace.duration_s, startup_s=startup_s, tick_s=service.intervals.clock_s),
         accuracy=question.accuracy,
         seed=question.seed,
     )
@@ -157,6 +160,12 @@ def prepare(question: Question, known: Known | None = None) -> Prepared:
         servers = question.servers or single_pool_instances(workload, seen, service, profile)
         known = Known(seen, servers)
     return Prepared(question, profile, workload, service, known)
+
+
+def _warm_up_s(duration_s: float, *, startup_s: float, tick_s: float) -> float:
+    """Return the time before the trace, in whole ticks: as long as the trace, up to half an hour, but no less than it takes."""
+    least_s = tick_s * ceil((startup_s + _SETTLED_S) / tick_s)
+    return max(least_s, min(_WARM_UP_S, tick_s * (duration_s // tick_s)))
 
 
 def slo_of(question: Question) -> Slo:

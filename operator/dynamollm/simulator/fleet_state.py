@@ -43,6 +43,7 @@ PREDICTED_TALLY: Final = np.dtype(
         ("input_tokens", np.int64),
         ("completions", np.int64),
         ("output_tokens", np.int64),
+        ("brief", np.int64),  # completions with few tokens (core.classes.is_brief)
     ]
 )
 
@@ -78,6 +79,10 @@ class Fleet(NamedTuple):
     """[pool]."""
     order: NDArray[np.int32]
     """[class, position]: pools in the order they are tried; −1 ends it."""
+    larger: NDArray[np.int32]
+    """[class]: how many of the first of those serve the class or larger ones."""
+    full_in_flight: NDArray[np.float64]
+    """[instance]: requests inside one that carries all it can within the SLO; infinite: not known."""
     last_chosen: NDArray[np.int64]
     """[instance]."""
     queue: NDArray[Any]
@@ -116,6 +121,8 @@ def new_fleet(
         members=np.full((pools, instances), NONE, np.int32),
         n_members=np.zeros(pools, np.int32),
         order=np.full((classes, pools), NONE, np.int32),
+        larger=np.zeros(classes, np.int32),
+        full_in_flight=np.full(instances, np.inf),
         last_chosen=np.zeros(instances, np.int64),
         queue=np.zeros(MAX_WAITING, ARRIVAL),
         totals=np.zeros(1, FLEET_TALLY),

@@ -23,7 +23,7 @@ class RouterMetrics:
     def __init__(self) -> None:
         self._rates: list[list[float]] = [[] for _ in RequestClass]
         self._before: NDArray[Any] | None = None
-        self._window: deque[NDArray[Any]] = deque(maxlen=round(LENGTHS_S / BUCKET_S) + 1)
+        self._window: deque[NDArray[Any]] = deque(maxlen=round(LENGTHS_S / BUCKET_S))
         self.history: LoadHistory | None = None
         """As of the latest bucket; None before the first."""
 
@@ -44,13 +44,16 @@ class RouterMetrics:
             rate_per_s=dict(zip(RequestClass, map(tuple, self._rates), strict=True)),
             input_tokens=_means(counters, first, "input_tokens", "arrivals"),
             output_tokens=_means(counters, first, "output_tokens", "completions"),
+            brief_share=_means(counters, first, "brief", "completions", least=0),
         )
 
 
-def _means(now: NDArray[Any], then: NDArray[Any], tokens: str, requests: str) -> dict[RequestClass, float]:
-    over, under = now[tokens] - then[tokens], now[requests] - then[requests]
+def _means(
+    now: NDArray[Any], then: NDArray[Any], what: str, requests: str, *, least: int = 1
+) -> dict[RequestClass, float]:
+    over, under = now[what] - then[what], now[requests] - then[requests]
     return {
         request_class: float(over[index]) / float(under[index])
         for index, request_class in enumerate(RequestClass)
-        if under[index] > 0 and over[index] > 0
+        if under[index] > 0 and over[index] >= least
     }

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dynamollm.core.classes import ClassBoundaries, RequestClass
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.lengthspread import LENGTH_CV
 from dynamollm.core.priors import typical_lengths
-from dynamollm.core.stream import LENGTH_CV
 from dynamollm.simulator.traces import MAX_INPUT_TOKENS
 from dynamollm.simulator.workload import REQUEST, Chunk
 

@@ -232,6 +232,8 @@ class Replay:
             changed = self._cycle(now_s) or changed
         if changed:
             room.route(virtual.serving(), virtual.routing)
+            if self._plan is not None:
+                room.set_full(self._plan)
         room.set_clocks(virtual.ladders, now_s=now_s)
         if self._setup.resteer:
             room.relieve(virtual.routing, drop_late=self._setup.squash, now_s=now_s)
@@ -248,18 +250,21 @@ class Replay:
             plan=self._plan,
         )
         seen = _lasting(observation)
-        if seen is not None and seen == self._settled and not levels_due(self._plan, self._setup.service, now_s=now_s):
+        service, profile = self._setup.service, self._setup.profile
+        due = levels_due(self._plan, service, startup_s=profile.startup_s, now_s=now_s)
+        if seen is not None and seen == self._settled and not due:
             return False
         plan = decide(
-            self._setup.service,
-            self._setup.profile,
+            service,
+            profile,
             observation,
             now_s=now_s,
             available_gpus=virtual.held_gpus + virtual.free_gpus,
         )
         if plan is not self._plan:
+            self._room.set_full(plan)
             self._plans[plan.reason] = self._plans.get(plan.reason, 0) + 1
-        actions = steps(self._setup.service, plan, observation, now_s=now_s)
+        actions = steps(service, plan, observation, now_s=now_s)
         self._settled = seen if plan is self._plan and not actions else None
         self._plan = plan
         virtual.apply(actions, plan, now_s=now_s)

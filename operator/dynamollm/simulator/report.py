@@ -1,29 +1,40 @@
 """Results as one self-contained HTML file: plots that zoom and tell their values, no network needed to look at them."""
 
 import html
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from plotly.offline import get_plotlyjs
 
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.records import Slo
+from dynamollm.core.records import Slo, SloRule
+from dynamollm.simulator.table import judged_by
+from dynamollm.simulator.verdict import RULES
 
 _COLOURS: Final = (
     *("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951"),
     *("#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"),
+    # The same, darker: eight policies in two orders of service are sixteen.
+    *("#26407f", "#926b0d", "#a3402f", "#3c766a", "#226632"),
+    *("#a34f72", "#673c99", "#566d91", "#5e3f2e", "#575a60"),
 )
-_MISSED: Final = "#c9ccd1"
+_MISSED: Final = "#b3261e"
+_LINE_PX: Final = 20
+_LETTER_PX: Final = 7.5
+"""Of legends: height of a line, and about the width of a letter."""
+_PLOT_PX: Final = 480
+"""The narrowest that a plot gets beside another."""
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; margin: 0 auto; padding: 24px; max-width: 1180px; background: #fff }
 h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 4px } p { margin: 4px 0 12px; color: #4a4f57 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e3e5e8 } th { font-weight: 600 }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } tr.missed td { color: #b3261e }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e3e5e8 } td { white-space: nowrap } th { font-weight: 600 }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } .missed { color: #b3261e }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 8px 20px }
-.plot { height: 330px } select { font: inherit; padding: 3px 8px } .run[hidden] { display: none }
+figure { margin: 0; min-width: 0 } figcaption { font-weight: 600; margin: 8px 0 0 } select { font: inherit; padding: 3px 8px } .run[hidden] { display: none }
 """
 
 _SCRIPT: Final = """
@@ -45,7 +56,12 @@ document.body.dataset.ready = 'true';
 """
 
 _LATENCIES: Final = (
-    "99th percentile by request class (input, then output: short, medium, long); the line is the SLO's limit."
+    "99th percentile by request class (input, then output: short, medium, long); the line is the SLO's limit, and what is "
+    "above it is hatched. The scale of milliseconds is logarithmic."
+)
+
+_INCOMPARABLE: Final = (
+    '<p class="missed">Policies that miss the SLO are red and hatched: what they save is not comparable.</p>'
 )
 
 Answer = Mapping[str, Any]
@@ -64,8 +80,9 @@ def report_html(answers: Sequence[Answer], *, title: str, about: str, slo: Slo) 
     plots: dict[str, Any] = {}
     body = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>",
-        _table(answers),
-        "<h2>Energy, cost and carbon</h2><p>Policies that miss the SLO are grey: what they save is not comparable.</p>",
+        _table(answers, rule=next(name for name, rule in RULES.items() if rule is slo.rule)),
+        "<h2>Energy, cost and carbon</h2>",
+        "" if all(one["result"]["meets_slo"] for one in answers) else _INCOMPARABLE,
         '<div class="pair">',
         *_bars(answers, plots),
         f"</div><h2>Latency against the SLO</h2><p>{_LATENCIES}</p>",
@@ -90,10 +107,10 @@ def label(answer: Answer) -> str:
     return f"{result['policy']} {result['order']}{settings}"
 
 
-def _table(answers: Sequence[Answer]) -> str:
+def _table(answers: Sequence[Answer], *, rule: str) -> str:
     names = (
         *("policy", "order", "energy kWh", "relative", "servers", "GPU h", "cost USD", "CO2 kg", "power p50 / p99 kW"),
-        *("in SLO", "failed", "changes"),
+        *("SLO", "failed", "changes"),
     )
     rows = []
     for one in answers:
@@ -110,7 +127,7 @@ def _table(answers: Sequence[Answer]) -> str:
             f"{result['cost_usd']:.2f}",
             f"{result['carbon_kg']:.2f}",
             f"{result['power_w']['p50'] / 1e3:.1f} / {result['power_w']['p99'] / 1e3:.1f}",
-            f"{100 * result['slo_attainment']['total']:.2f} %" + ("" if result["meets_slo"] else " missed"),
+            judged_by(result, rule) + ("" if result["meets_slo"] else " missed"),
             str(result["failed"]),
             str(result["reconfigurations"]),
         )
@@ -135,7 +152,11 @@ def _relative(answer: Answer, answers: Sequence[Answer]) -> float | None:
 # ------------------------------------------------------------------ plots
 def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
     names = [label(one) for one in answers]
-    colours = [_COLOURS[0] if one["result"]["meets_slo"] else _MISSED for one in answers]
+    kept = [one["result"]["meets_slo"] for one in answers]
+    marker = {
+        "color": [_COLOURS[0] if one else _MISSED for one in kept],
+        "pattern": _hatched(not one for one in kept),
+    }
     relative = [_relative(one, answers) for one in answers]
 
     def bars(field: str, texts: Sequence[str] | None) -> dict[str, Any]:
@@ -145,8 +166,11 @@ def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
             "orientation": "h",
             "y": names,
             "x": values,
-            "marker": {"color": colours},
-            "text": list(texts or [f"{value:.2f}" for value in values]),
+            "marker": marker,
+            "text": [
+                text + ("" if one else ", missed")
+                for text, one in zip(texts or [f"{value:.2f}" for value in values], kept, strict=True)
+            ],
             "textposition": "auto",
         }
 
@@ -161,30 +185,43 @@ def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
         ("carbon", "carbon_kg", "CO2 equivalent, kg", None),
         ("servers", "servers", "servers held, mean", None),
     ):
-        layout = _layout(unit, height=90 + 28 * len(answers), legend=False)
+        layout = _layout(height=50 + 28 * len(answers))
         layout["yaxis"] = {"autorange": "reversed", "automargin": True}
         layout["xaxis"] = {"rangemode": "tozero", "automargin": True}
-        found.append(_plot(name, [bars(field, shown)], layout, plots))
+        found.append(_plot(name, unit, [bars(field, shown)], layout, plots))
     return found
 
 
 def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> list[str]:
     found = []
+    by_gap = slo.rule is SloRule.PER_CLASS_PERCENTILE
     for name, field, limits, unit in (
-        ("ttft", "ttft_ms", slo.ttft_ms, "TTFT p99, ms"),
-        ("tbt", "tbt_ms", slo.tbt_ms, "mean TBT of a request p99, ms"),
+        ("ttft", "ttft_ms", slo.ttft_ms, "TTFT p99"),
+        (
+            "tbt",
+            "token_gap_ms" if by_gap else "tbt_ms",
+            slo.tbt_ms,
+            "time between tokens p99, of all gaps" if by_gap else "mean TBT of a request p99",
+        ),
     ):
         classes = [c for c in RequestClass if any(c.value in one["result"][field] for one in answers)]
-        data: list[dict[str, Any]] = [
-            {
-                "type": "bar",
-                "name": label(one),
-                "x": [c.value for c in classes],
-                "y": [one["result"][field].get(c.value, {}).get("p99") for c in classes],
-                "marker": {"color": _COLOURS[number % len(_COLOURS)]},
-            }
-            for number, one in enumerate(answers)
-        ]
+        data: list[dict[str, Any]] = []
+        for number, one in enumerate(answers):
+            p99 = [one["result"][field].get(c.value, {}).get("p99") for c in classes]
+            above = [ms is not None and ms > limits[c] for ms, c in zip(p99, classes, strict=True)]
+            data.append(
+                {
+                    "type": "bar",
+                    "name": label(one),
+                    "x": [c.value for c in classes],
+                    "y": p99,
+                    "marker": {
+                        "color": _COLOURS[number % len(_COLOURS)],
+                        "pattern": _hatched(above),
+                        "line": {"color": _MISSED, "width": [2 if high else 0 for high in above]},
+                    },
+                }
+            )
         data.append(
             {
                 "type": "scatter",
@@ -195,10 +232,29 @@ def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> li
                 "line": {"color": "#1c1f24", "shape": "hvh", "width": 2},
             }
         )
-        layout = _layout(unit, height=360, legend=True)
-        layout["yaxis"] = {"type": "log", "dtick": "D2", "automargin": True}
-        found.append(_plot(name, data, layout, plots))
+        layout = _layout(height=330, legend=[one["name"] for one in data])
+        shown = [ms for one in data for ms in one["y"] if ms]
+        layout["yaxis"] = {**_logarithmic(shown), "automargin": True, "title": {"text": "ms, logarithmic"}}
+        found.append(_plot(name, unit, data, layout, plots))
     return found
+
+
+def _hatched(which: Iterable[bool]) -> dict[str, Any]:
+    shapes = ["/" if one else "" for one in which]
+    return {"shape": shapes, "fillmode": "overlay", "fgcolor": "#ffffff", "solidity": 0.12, "size": 10}
+
+
+def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
+    """Return an axis with ticks at 1, 2 and 5 of every power of ten, written out; its lowest value has a bar too."""
+    low, high = min(values, default=1.0) / 1.5, max(values, default=1.0) * 1.2
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
 
 
 def _choice(answers: Sequence[Answer]) -> str:
@@ -236,7 +292,8 @@ def _over_time(number: int, answer: Answer, plots: dict[str, Any]) -> str:
             }
             for index, (pool, values) in enumerate(series[field].items())
         ]
-        found.append(_plot(f"{name}-{number}", data, _layout(unit, height=330, legend=True, hours=True), plots))
+        layout = _layout(height=290, legend=list(series[field]), hours=True)
+        found.append(_plot(f"{name}-{number}", unit, data, layout, plots))
     attained = {
         "type": "scatter",
         "mode": "lines",
@@ -244,18 +301,21 @@ def _over_time(number: int, answer: Answer, plots: dict[str, Any]) -> str:
         "y": [None if share is None else 100 * share for share in series["attainment"]],
         "line": {"color": _COLOURS[0], "width": 1.6},
     }
-    layout = _layout("requests within their SLO, %", height=330, legend=False, hours=True)
-    found.append(_plot(f"attainment-{number}", [attained], layout, plots))
+    layout = _layout(height=290, hours=True)
+    layout["yaxis"] = {"automargin": True, "autorangeoptions": {"maxallowed": 100.5}}
+    found.append(_plot(f"attainment-{number}", "requests within their SLO, %", [attained], layout, plots))
     return f'<div class="run pair" data-run="{number}" hidden>{"".join(found)}</div>'
 
 
-def _layout(title: str, *, height: int, legend: bool, hours: bool = False) -> dict[str, Any]:
+def _layout(*, height: int, legend: Sequence[str] = (), hours: bool = False) -> dict[str, Any]:
+    """Return a layout; ``height`` is without the legend, which is above the plot: below it are the axis and its title."""
+    widest = 60 + _LETTER_PX * max(map(len, legend), default=0)
+    lines = -(-len(legend) // max(1, int(_PLOT_PX / widest)))
     layout: dict[str, Any] = {
-        "title": {"text": title, "font": {"size": 14}, "x": 0, "xref": "paper"},
-        "height": height,
-        "margin": {"l": 60, "r": 12, "t": 40, "b": 44},
-        "showlegend": legend,
-        "legend": {"orientation": "h", "y": -0.2},
+        "height": height + _LINE_PX * lines,
+        "margin": {"l": 60, "r": 12, "t": 12, "b": 44},
+        "showlegend": bool(legend),
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1c1f24"},
         "plot_bgcolor": "#f7f8f9",
         "paper_bgcolor": "#ffffff",
@@ -264,13 +324,14 @@ def _layout(title: str, *, height: int, legend: bool, hours: bool = False) -> di
     }
     if hours:
         layout["xaxis"] = {"title": {"text": "hours since the trace's beginning"}}
-        layout["yaxis"] = {"rangemode": "tozero" if "SLO" not in title else "normal", "automargin": True}
+        layout["yaxis"] = {"rangemode": "tozero", "automargin": True}
     return layout
 
 
-def _plot(name: str, data: list[dict[str, Any]], layout: dict[str, Any], plots: dict[str, Any]) -> str:
+def _plot(name: str, title: str, data: list[dict[str, Any]], layout: dict[str, Any], plots: dict[str, Any]) -> str:
     plots[name] = {"data": data, "layout": layout}
-    return f'<div class="plot" id="{name}" style="height:{layout["height"]}px"></div>'
+    drawn = f'<div class="plot" id="{name}" style="height:{layout["height"]}px"></div>'
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{drawn}</figure>"
 
 
 def _json(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What a run comes to: the record that the table, the JSON and the report show."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.prices import HOUR_S, prices_at
 from dynamollm.simulator.replay import Ended
-from dynamollm.simulator.verdict import Verdict, judge
+from dynamollm.simulator.verdict import Percentile, Verdict, judge
 
 J_PER_KWH: Final = 3.6e6
 
@@ -39,6 +40,9 @@ class Result:
     token_gap_ms: Mapping[str, Mapping[str, float]]
     all_classes_ms: Mapping[str, Mapping[str, float]]
     """``ttft``, ``tbt`` and ``token_gap`` over all classes."""
+    worst_percentile: Mapping[str, Any] | None
+    """What misses the rule p99, or is nearest to it: ``class``, ``latency`` (``ttft``, ``token_gap``), ``percentile``,
+    ``ms`` (None: so many requests failed that there is none), ``limit_ms``."""
     power_w: Mapping[str, float]
     servers: float
     """Mean of the GPUs held, in servers of eight."""
@@ -97,6 +101,7 @@ def result_of(
         tbt_ms=verdict.tbt_ms,
         token_gap_ms=verdict.gap_ms,
         all_classes_ms=verdict.all_ms,
+        worst_percentile=None if verdict.worst is None else _worst(verdict.worst),
         power_w={"p50": _percentile(power_w, 50), "p99": _percentile(power_w, 99)},
         servers=float(ended.held_gpus.mean() / ended.setup.service.gpus_per_node) if ended.held_gpus.size else 0.0,
         peak_gpus=ended.peak_gpus,
@@ -114,6 +119,16 @@ def result_of(
 
 def _attainment(verdict: Verdict) -> dict[str, Any]:
     return {"total": verdict.total, "by_class": dict(verdict.by_class), "within_five": verdict.within_five}
+
+
+def _worst(one: Percentile) -> dict[str, Any]:
+    return {
+        "class": one.request_class,
+        "latency": one.latency,
+        "percentile": one.percentile,
+        "ms": round(one.ms, 2) if math.isfinite(one.ms) else None,
+        "limit_ms": one.limit_ms,
+    }
 
 
 def _percentile(values: NDArray[np.float64], share: float) -> float:

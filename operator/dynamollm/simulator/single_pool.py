@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.core.capacity import capacity_per_s
-from dynamollm.core.classes import RequestClass
+from dynamollm.core.classes import RequestClass, is_brief
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load, Service
 from dynamollm.simulator.fleet import Served, serve
@@ -131,6 +131,7 @@ def _windows(requests: Sequence[TraceRequest], service: Service) -> Iterator[Loa
                 rate_per_s=len(members) / PEAK_WINDOW_S,
                 input_tokens=sum(one.input_tokens for one in members) / len(members),
                 output_tokens=sum(one.output_tokens for one in members) / len(members),
+                brief_share=sum(is_brief(one.output_tokens) for one in members) / len(members),
             )
             for request_class, members in window.items()
         }

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamollm.core.classes import RequestClass
+from dynamollm.core.classes import RequestClass, is_brief
 from dynamollm.core.records import ClassLoad, Load, LoadHistory
 from dynamollm.simulator.workload import Workload
 
@@ -30,6 +30,8 @@ class Survey:
     """[window, class]."""
     output_tokens: NDArray[np.int64]
     """[window, class]."""
+    brief: NDArray[np.int64]
+    """[window, class] requests with brief answers."""
 
     @property
     def total(self) -> int:
@@ -51,12 +53,15 @@ class Survey:
 
     def _load(self, rates: NDArray[np.float64], counts: NDArray[np.int64], window: int | None) -> Load:
         chosen = slice(None) if window is None else slice(window, window + 1)
-        inputs, outputs = self.input_tokens[chosen].sum(axis=0), self.output_tokens[chosen].sum(axis=0)
+        inputs, outputs, brief = (
+            each[chosen].sum(axis=0) for each in (self.input_tokens, self.output_tokens, self.brief)
+        )
         return {
             request_class: ClassLoad(
                 rate_per_s=float(rates[index]),
                 input_tokens=float(inputs[index] / counts[index]),
                 output_tokens=float(outputs[index] / counts[index]),
+                brief_share=float(brief[index] / counts[index]),
             )
             for index, request_class in enumerate(RequestClass)
             if counts[index] > 0
@@ -67,15 +72,15 @@ def survey(workload: Workload) -> Survey:
     """Read a trace once."""
     windows = int(np.ceil(workload.trace.duration_s / WINDOW_S))
     size = windows * len(RequestClass)
-    sums = [np.zeros(size, np.int64) for _ in range(3)]
+    sums = [np.zeros(size, np.int64) for _ in range(4)]
     for _, arrivals in workload.arrivals():
         counted = arrivals[arrivals["counted"] > 0]
         window = ((counted["arrival_s"] - workload.warm_up_s) // WINDOW_S).astype(np.int64)
         key = np.clip(window, 0, windows - 1) * len(RequestClass) + counted["predicted"]
-        for place, weights in enumerate((None, counted["input_tokens"], counted["output_tokens"])):
+        outputs = counted["output_tokens"]
+        for place, weights in enumerate((None, counted["input_tokens"], outputs, is_brief(outputs))):
             sums[place] += np.bincount(key, weights=weights, minlength=size).astype(np.int64)
-    requests, inputs, outputs = (total.reshape(windows, -1) for total in sums)
-    return Survey(requests, inputs, outputs)
+    return Survey(*(total.reshape(windows, -1) for total in sums))
 
 
 def constant_history(load: Load, *, now_s: float) -> LoadHistory:
@@ -86,4 +91,5 @@ def constant_history(load: Load, *, now_s: float) -> LoadHistory:
         rate_per_s={c: (load[c].rate_per_s if c in load else 0.0,) * _SAMPLES for c in RequestClass},
         input_tokens={c: part.input_tokens for c, part in load.items()},
         output_tokens={c: part.output_tokens for c, part in load.items()},
+        brief_share={c: part.brief_share for c, part in load.items()},
     )

@@ -4,10 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from dynamollm.core.classes import is_brief
 from dynamollm.simulator.compiled import compiled
 from dynamollm.simulator.fleet_state import COUNTED_BIT, RATIO_LIMIT, Fleet
 from dynamollm.simulator.state import GAP_BINS, GAP_LOWEST_MS, GAP_RATIO, Engines
 from dynamollm.simulator.steps import step_ms
+
+_is_brief = compiled(is_brief)
 
 
 @compiled
@@ -33,6 +36,8 @@ def _count(st: Engines, fleet: Fleet, done: Any) -> None:
     predicted = fleet.by_predicted[done.tag & (COUNTED_BIT - 1)]
     predicted.completions += 1
     predicted.output_tokens += done.output_tokens
+    if _is_brief(done.output_tokens):
+        predicted.brief += 1
     if not done.tag & COUNTED_BIT:
         return
     ttft_ms = (done.first_s - done.arrival_s) * 1e3

@@ -39,7 +39,7 @@ def read_azure_csv(path: Path) -> list[TraceRequest]:
         InvalidInputError: the file is not such a trace; names the file and the line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             requests = list(_rows(path, file))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(

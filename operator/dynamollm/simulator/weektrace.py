@@ -167,7 +167,7 @@ def read_hourly_csv(path: Path, column: str, *, seed: int) -> WeekTrace:
     """
     totals: list[float] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file)
             header: list[str] | None = None
             before: datetime | None = None

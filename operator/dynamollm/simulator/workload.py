@@ -6,13 +6,13 @@ trace in which the operator gets to know its load, the class of each request, an
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.core.classes import ClassBoundaries
-from dynamollm.core.errors import InvalidInputError
 from dynamollm.simulator.fleet_state import ARRIVAL
 
 REQUEST: Final = np.dtype([("arrival_s", np.float64), ("input_tokens", np.int32), ("output_tokens", np.int32)])
@@ -113,7 +113,7 @@ class Workload:
     """What is simulated: a trace, what goes before it, and how well output lengths are predicted.
 
     Time runs from the beginning of the warm-up: the trace begins at ``warm_up_s``. The warm-up is the trace's own
-    beginning backwards in time, so that load goes over without a jump.
+    beginning backwards in time, so that load goes over without a jump; where it is longer than the trace, it goes to and fro.
     """
 
     trace: Trace
@@ -131,18 +131,30 @@ class Workload:
     def arrivals(self) -> Iterator[tuple[float, NDArray[Any]]]:
         """Yield (until, arrivals up to then), each array of `fleet_state.ARRIVAL` in order."""
         warm_up_s = self.warm_up_s
-        if warm_up_s > self.trace.duration_s:
-            raise InvalidInputError(
-                f"a warm-up of {warm_up_s:g} s is longer than the trace ({self.trace.duration_s:g} s): make it shorter"
-            )
-        before = [chunk.requests for chunk in self.trace.chunks(end_s=warm_up_s)]
-        mirrored = np.concatenate([np.zeros(0, REQUEST), *before])[::-1].copy()
-        mirrored["arrival_s"] = warm_up_s - mirrored["arrival_s"]
+        mirrored = self._before()
         yield warm_up_s, self._classified(mirrored, part=0, counted=False)
         for part, chunk in enumerate(self.trace.chunks()):
             requests = chunk.requests.copy()
             requests["arrival_s"] += warm_up_s
             yield chunk.end_s + warm_up_s, self._classified(requests, part=part + 1, counted=True)
+
+    def _before(self) -> NDArray[Any]:
+        """Return the requests of the warm-up, in order."""
+        whole_s = self.trace.duration_s
+        pieces = []
+        for turn in range(ceil(self.warm_up_s / whole_s)):
+            # So much of the warm-up is left before the pieces nearer to the trace.
+            left_s = self.warm_up_s - turn * whole_s
+            length_s = min(whole_s, left_s)
+            back = turn % 2 == 0
+            start_s, end_s = (0.0, length_s) if back else (whole_s - length_s, whole_s)
+            chunks = [chunk.requests for chunk in self.trace.chunks(start_s=start_s, end_s=end_s)]
+            piece = np.concatenate([np.zeros(0, REQUEST), *chunks])
+            piece = piece[::-1].copy() if back else piece
+            times_s = piece["arrival_s"]
+            piece["arrival_s"] = left_s - times_s if back else left_s - whole_s + times_s
+            pieces.append(piece)
+        return np.concatenate([np.zeros(0, REQUEST), *reversed(pieces)])
 
     def part(self, *, start_s: float, end_s: float) -> NDArray[Any]:
         """Return the arrivals of a part of the trace, their times from its beginning."""

@@ -204,6 +204,36 @@ async def test_history_outlives_an_outage_and_the_gap_is_filled(prometheus: Any)
     assert after.end_s >= before.end_s
 
 
+async def test_lengths_of_the_weeks_come_by_the_half_hour_and_are_asked_for_once(prometheus: Any) -> None:
+    asked: list[str] = []
+
+    def answer(expression: str, query: Any) -> web.Response:
+        if "start" in query and "_tokens_total" in expression:
+            asked.append(expression)
+            return web.json_response(over_time(query, "640" if "input_tokens" in expression else "55"))
+        return web.json_response(healthy(expression, query))
+
+    unscaled = await prometheus(answer)
+    # Tokens of a request are as many in simulated time.
+    clock = Clock(scale=10.0, anchor_s=time.time() - 100_000)
+    source = PrometheusLoadSource(
+        url=unscaled._client.url, clock=clock, scrape_interval_s=SCRAPE_S, timeout_s=PATIENCE_S
+    )
+    readings = [await read(source), await read(source)]
+    source.close()
+    for reading in readings:
+        assert reading.load is not None
+        lengths = reading.load.lengths
+        assert lengths is not None
+        assert lengths.step_s == 1800.0
+        assert 0 <= reading.load.end_s - lengths.end_s < lengths.step_s
+        assert list(lengths.input_tokens[RequestClass.SS])[-2:] == [640.0, 640.0]
+        assert list(lengths.output_tokens[RequestClass.SS])[-2:] == [55.0, 55.0]
+        assert list(lengths.output_tokens[RequestClass.LL])[-2:] == [0.0, 0.0]
+    assert len(asked) == 2
+    assert all("[180000ms]" in expression for expression in asked)
+
+
 async def test_simulated_time_stretches_rates_and_windows(prometheus: Any) -> None:
     asked: list[str] = []
 

@@ -16,6 +16,7 @@ from component.addresses import fresh_ip
 from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.prometheus import PrometheusLoadSource
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.past_load import PastLengths
 from dynamollm.core.protocols import Reading
 from dynamollm.core.records import Service, Slo
 from lab.paths import cache_dir
@@ -64,6 +65,7 @@ class Exporter:
             for name, value in (("arrivals", count), ("input_tokens", 100 * count), ("completions", count)):
                 lines.append(f'dynamollm_router_{name}_total{{{common},class="{each}"}} {value}')
             lines.append(f'dynamollm_router_output_tokens_total{{{common},class="{each}"}} {50 * count}')
+            lines.append(f'dynamollm_router_brief_answers_total{{{common},class="{each}"}} {0.25 * count}')
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
 
@@ -153,6 +155,18 @@ async def test_zero_is_a_true_zero_and_load_is_measured_in_simulated_seconds(wor
     assert busy.load.rate_per_s[RequestClass.LL][-1] == 0.0
     assert busy.load.input_tokens[RequestClass.SS] == pytest.approx(100.0, rel=0.01)
     assert busy.load.output_tokens[RequestClass.SS] == pytest.approx(50.0, rel=0.01)
+    # Classes that nobody asked for have no share, which is not one of zero.
+    assert busy.load.brief_share == {RequestClass.SS: pytest.approx(0.25, rel=0.01)}
+
+    def half_hour(reading: Reading) -> PastLengths | None:
+        lengths = reading.load.lengths if reading.load else None
+        return lengths if lengths and len(lengths.input_tokens[RequestClass.SS]) else None
+
+    # Within half a minute.
+    lengths = half_hour(await world.until(lambda reading: half_hour(reading) is not None))
+    assert lengths is not None
+    assert lengths.input_tokens[RequestClass.SS][-1] == pytest.approx(100.0, rel=0.01)
+    assert lengths.output_tokens[RequestClass.SS][-1] == pytest.approx(50.0, rel=0.01)
     assert busy.attainment is not None
     assert busy.attainment[RequestClass.SS].met == busy.attainment[RequestClass.SS].requests > 0
 

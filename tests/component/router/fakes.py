@@ -61,6 +61,7 @@ class FakeApi:
         self.refuse = False
         self.gone = False
         self._queues: dict[str, set[asyncio.Queue[bytes | None]]] = {"pods": set(), "configmaps": set()}
+        self._past: dict[str, list[tuple[int, bytes]]] = {"pods": [], "configmaps": []}
         self.app = web.Application()
         self.app.router.add_get("/api/v1/namespaces/llm/{kind}", self._get)
 
@@ -95,7 +96,7 @@ class FakeApi:
 
     def send(self, kind: str, event: dict[str, Any]) -> None:
         for queue in self._queues[kind]:
-            queue.put_nowait(json.dumps(event).encode() + b"\n")
+            queue.put_nowait(_line(event))
 
     def watching(self, kind: str) -> int:
         return len(self._queues[kind])
@@ -105,7 +106,9 @@ class FakeApi:
         item["metadata"]["resourceVersion"] = str(self.version)
 
     def _tell(self, kind: str, event: str, item: dict[str, Any]) -> None:
-        self.send(kind, {"type": event, "object": item})
+        told = {"type": event, "object": item}
+        self._past[kind].append((self.version, _line(told)))
+        self.send(kind, told)
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         kind = request.match_info["kind"]
@@ -119,6 +122,10 @@ class FakeApi:
         if self.gone:
             return web.json_response({"kind": "Status", "code": 410}, status=410)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        # A watch begins where its list ended: what happened between the two is told first.
+        for version, line in self._past[kind]:
+            if version > int(query["resourceVersion"]):
+                queue.put_nowait(line)
         self._queues[kind].add(queue)
         response = web.StreamResponse()
         await response.prepare(request)
@@ -130,6 +137,10 @@ class FakeApi:
         finally:
             self._queues[kind].discard(queue)
         return response
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode() + b"\n"
 
 
 def event(text: str = " word") -> bytes:

@@ -11,7 +11,13 @@ from dynamollm.core.classes import RequestClass
 async def test_every_child_of_the_nine_classes_is_there_at_zero(stack: Stack) -> None:
     await stack.engine("a", streams(1))
     for each in RequestClass:
-        for name in ("arrivals_total", "input_tokens_total", "output_tokens_total", "completions_total"):
+        for name in (
+            "arrivals_total",
+            "input_tokens_total",
+            "output_tokens_total",
+            "completions_total",
+            "brief_answers_total",
+        ):
             assert await stack.metric(name, class_=each) == 0
         for met in ("true", "false"):
             assert await stack.metric("slo_requests_total", class_=each, met=met) == 0
@@ -120,3 +126,12 @@ async def test_a_stream_without_an_end_is_an_error(stack: Stack) -> None:
     async with stack.post() as response:
         await response.read()
     assert await stack.metric("requests_total", class_="SS", pool="ll", outcome="error") == 1
+
+
+@pytest.mark.parametrize(("tokens", "brief"), [(1, 0), (2, 1), (8, 1), (9, 0)])
+async def test_brief_answers_are_counted_apart(stack: Stack, tokens: int, brief: int) -> None:
+    await stack.engine("a", streams(tokens))
+    async with stack.post() as response:
+        await response.read()
+    assert await stack.metric("completions_total", class_="SS") == 1
+    assert await stack.metric("brief_answers_total", class_="SS") == brief

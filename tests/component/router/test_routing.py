@@ -90,3 +90,24 @@ async def test_routing_that_is_broken_changes_nothing(stack: Stack) -> None:
     async with stack.post() as response:
         assert response.status == 200
     assert len(engine.requests) == 1
+
+
+async def test_what_is_beyond_a_pool_goes_to_a_larger_one_that_is_not_full(stack: Stack) -> None:
+    gate = asyncio.Event()
+    small = await stack.engine("small", held(gate), pool="ss")
+    large = await stack.engine("large", held(gate), pool="ll")
+    await stack.route(routing(SS="ss") | {"full_in_flight": {"ss": {"2": 1.5}, "ll": {"2": 1.5}}})
+    responses = [await stack.post(prompt=[1, 2], max_tokens=5) for _ in range(3)]
+    # One each, and the third stays with its own pool, since neither would carry it.
+    assert [len(small.requests), len(large.requests)] == [2, 1]
+    gate.set()
+    for response in responses:
+        await response.read()
+
+
+async def test_an_instance_that_the_plan_leaves_carries_no_less_than_before(stack: Stack) -> None:
+    await stack.engine("small", streams(1), tp=2)
+    await stack.engine("large", streams(1), tp=4)
+    await stack.route(routing() | {"full_in_flight": {"ll": {"2": 10.0, "4": 70.0}}})
+    await stack.route(routing() | {"full_in_flight": {"ll": {"4": 60.0}}})
+    assert {one.name: one.full_in_flight for one in stack.fleet.known()} == {"small": 10.0, "large": 60.0}

@@ -43,6 +43,26 @@ def test_json_has_what_the_interface_promises(trace: Path) -> None:
         assert {"gpu_hours", "servers", "reconfigurations", "wall_seconds", "meets_slo"} <= set(one)
 
 
+def test_a_cost_without_a_price_of_gpus_is_said_to_be(trace: Path, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(
+        "{apiVersion: dynamollm.io/v1alpha1, kind: ClusterPolicy, metadata: {name: default}, "
+        "spec: {electricityPriceMicroUSDPerKWh: 100000}}"
+    )
+    asked = ("--trace", str(trace), "--policy", "Joint", "--servers", "2", "--resume", str(tmp_path / "answers"))
+    answers = [
+        json.loads(simulate(*asked, *more, "--output", "json").stdout) for more in ((), ("--prices", str(prices)))
+    ]
+    assert [one["cost_without"] for one in answers] == [[], ["GPUs"]]
+    assert answers[1]["results"][0]["cost_usd"] == pytest.approx(0.1 * answers[1]["results"][0]["energy_kwh"])
+    report = tmp_path / "report.html"
+    table = simulate(*asked, "--prices", str(prices), "--report", str(report)).stdout
+    note = "The cost leaves GPUs out: gpuPriceMicroUSDPerHour is not set in --prices."
+    assert note in table
+    assert note in report.read_text()
+    assert note not in simulate(*asked).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -18,7 +18,9 @@ SLO: Slo = sample_service(None).slo
 
 def answer(policy: str, *, energy_kwh: float, meets_slo: bool) -> dict[str, Any]:
     quantiles = {"SS": {"p50": 40.0, "p90": 80.0, "p99": 190.0}, "LL": {"p50": 300.0, "p90": 700.0, "p99": 1500.0}}
+    above = {"SS": {**quantiles["SS"], "p99": 400.0}, "LL": quantiles["LL"]}
     hours = [k / 60 for k in range(1, 61)]
+    pools = ("ll", "lm", "ls", "ml", "mm", "ms", "sl", "sm", "ss")
     return {
         "settings": {},
         "single_pool_servers": 4,
@@ -35,14 +37,14 @@ def answer(policy: str, *, energy_kwh: float, meets_slo: bool) -> dict[str, Any]
             "meets_slo": meets_slo,
             "failed": 0,
             "reconfigurations": 12,
-            "ttft_ms": quantiles,
+            "ttft_ms": quantiles if meets_slo else above,
             "tbt_ms": quantiles,
         },
         "series": {
             "hours": hours,
-            "power_w": {"ll": [9000.0] * 60, "ms": [2000.0] * 60},
-            "gpus": {"ll": [16.0] * 60, "ms": [8.0] * 60},
-            "instances": {"ll": [4.0] * 60, "ms": [1.0] * 60},
+            "power_w": {pool: [2000.0] * 60 for pool in pools},
+            "gpus": {pool: [8.0] * 60 for pool in pools},
+            "instances": {pool: [1.0] * 60 for pool in pools},
             "clock_mhz": {"ll": [1200.0] * 60, "ms": [None] * 30 + [1095.0] * 30},
             "degrees": {"TP4": [4.0] * 60, "TP8": [1.0] * 60},
             "attainment": [0.99] * 59 + [None],
@@ -71,24 +73,72 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(report: Path) 
     assert "<td>&lt;script&gt;</td>" in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_a_browser_draws_every_plot_of_the_page_and_of_the_best_policy(report: Path, tmp_path: Path) -> None:
+def test_what_misses_the_slo_stands_out(report: Path) -> None:
+    page = report.read_text()
+    assert page.count("<td>91.00 % missed</td>") == 1
+    assert "Policies that miss the SLO are red and hatched" in page
+    # Of every bar chart the last bar, and of TTFT the bar that is above its limit.
+    assert page.count('"shape":["","","/"]') == 4
+    assert page.count('"shape":["/",""]') == 1
+    assert page.count("4.0 (0.29), missed") == 1
+    assert page.count("ms, logarithmic") == 2
+
+
+def in_browser(page: Path, profile: Path) -> str:
+    """Return the page's DOM once its scripts have run."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
             CHROMIUM,
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *(f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=20000", "--dump-dom"),
-            report.as_uri(),
+            *(f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom"),
+            page.as_uri(),
         ],
         capture_output=True,
         text=True,
         timeout=240,
         check=True,
     )
-    dom = done.stdout
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_browser_draws_every_plot_of_the_page_and_of_the_best_policy(report: Path, tmp_path: Path) -> None:
+    dom = in_browser(report, tmp_path / "browser")
     assert 'data-ready="true"' in dom
     # Four bars, two latencies, and six over time of the policy that is shown.
     drawn = re.findall(r'class="plot js-plotly-plot" id="([^"]+)"', dom)
     assert len(drawn) == 12
     assert {name.split("-")[1] for name in drawn if "-" in name} == {"1"}
+
+
+OVERLAPS = """
+<script>
+const cross = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+const crossed = [], legends = [];
+for (const plot of document.querySelectorAll('.js-plotly-plot')) {
+  const legend = plot.querySelector('.legend');
+  if (!legend) continue;
+  legends.push(plot.id);
+  const box = legend.getBoundingClientRect(), whole = plot.getBoundingClientRect();
+  if (box.top < whole.top || box.bottom > whole.bottom || box.right > whole.right) crossed.push(plot.id + ' outside');
+  for (const other of plot.querySelectorAll('.xtitle, .ytitle, .xtick, .ytick, .plot .trace, .gtitle'))
+    if (cross(box, other.getBoundingClientRect())) crossed.push(plot.id + ' ' + other.getAttribute('class'));
+}
+document.body.dataset.legends = legends.length;
+document.body.dataset.crossed = crossed.join('; ');
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("policies", [1, 16])
+def test_legends_lie_over_nothing_else_with_nine_pools_and_many_policies(tmp_path: Path, policies: int) -> None:
+    answers = [answer(f"SinglePoolElastic{number}", energy_kwh=6.0, meets_slo=True) for number in range(policies)]
+    path = tmp_path / "many.html"
+    page = report_html(answers, title="many", about="Profile modern.", slo=SLO)
+    path.write_text(page.replace("</body>", f"{OVERLAPS}</body>"))
+    dom = in_browser(path, tmp_path / "browser")
+    found = dict(re.findall(r'data-(legends|crossed)="([^"]*)"', dom))
+    # Two latencies, and power, GPUs, instances, degrees and clocks over time.
+    assert found == {"legends": "7", "crossed": ""}

@@ -95,3 +95,22 @@ def test_copies_are_nobody_elses() -> None:
     grid.extend(until_s=660.0, fetch=source)
     assert len(copies[SS]) == 10
     assert copies[SS][-1] == 10.0
+
+
+def test_copies_are_of_all_or_of_the_newest() -> None:
+    grid = LoadGrid(60.0, keep_s=600.0)
+    grid.extend(until_s=600.0, fetch=Source(step_s=60.0))
+    assert list(grid.copies()[SS]) == [float(index) for index in range(1, 11)]
+    assert list(grid.copies(2)[SS]) == [9.0, 10.0]
+    assert list(grid.copies(0)[SS]) == []
+
+
+def test_an_operator_that_starts_again_asks_for_what_the_one_before_had() -> None:
+    source = Source(step_s=60.0, first=30)
+    old = LoadGrid(60.0, keep_s=6000.0)
+    for minute in range(20, 161):
+        old.extend(until_s=60.0 * minute, fetch=source)
+    new = LoadGrid(60.0, keep_s=6000.0)
+    new.extend(until_s=60.0 * 160, fetch=source)
+    assert new.copies() == old.copies()
+    assert new.end_s == old.end_s

@@ -65,6 +65,21 @@ def test_every_class_with_load_gets_its_latency_within_the_slo(plan: Command) ->
             assert 0 < expected["p50"] <= expected["p99"] <= one["sloMilliseconds"][latency]
 
 
+@pytest.mark.parametrize("policy", ["Joint", "DynamoLLM"])
+def test_a_class_whose_slo_no_instance_keeps_is_listed_with_what_it_gets(plan: Command, policy: str) -> None:
+    hopeless = edited(plan, policy=policy, slo={"ttftMilliseconds": {"short": 250, "medium": 40, "long": 2000}})
+    answer = plan.json(*question(plan, service=hopeless))
+    assert list(answer["latency"]) == ["SS", "MM", "LL"]
+    assert [one["sloAttainable"] for one in answer["latency"].values()] == [True, False, True]
+    got = answer["latency"]["MM"]["ttftMilliseconds"]
+    assert 40 < got["p99"] < 1000
+    assert 0 < got["p50"] < got["p99"]
+    _, out, _ = plan.run(*question(plan, service=hopeless))
+    assert "MM: SLO cannot be kept" in out
+    assert "MM: no TP degree keeps it, not even for one request alone" in out
+    assert "cannot be kept" not in plan.run(*question(plan))[1]
+
+
 def test_cost_and_carbon_follow_the_prices_of_the_hour(plan: Command) -> None:
     policy = ("-f", plan.file("policy.yaml", PRICES))
     night = plan.json(*question(plan, *policy, "--at", "2026-01-01T03:00:00"))
@@ -80,6 +95,23 @@ def test_without_prices_cost_is_unknown_and_not_zero(plan: Command) -> None:
     assert (answer["usdPerHour"], answer["carbonGramsPerHour"], answer["priceMissing"]) == (None, None, None)
     wanted = plan.json(*question(plan, service=edited(plan, objective="Cost")))
     assert wanted["priceMissing"].startswith("spec.objective is Cost, and no price is known")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "without", "words"),
+    [
+        ("gpuPrice", ["GPUs"], "USD/h, of electricity alone: gpuPriceMicroUSDPerHour is not set"),
+        ("electricityPrice", ["electricity"], "of the price of GPUs alone: electricityPriceMicroUSDPerKWh is not set"),
+        ("nothing", [], "USD/h "),
+    ],
+)
+def test_a_cost_that_is_known_in_part_is_said_to_be(
+    plan: Command, left_out: str, without: list[str], words: str
+) -> None:
+    prices = "\n".join(line for line in PRICES.splitlines() if left_out not in line)
+    asked = question(plan, "-f", plan.file("policy.yaml", prices))
+    assert plan.json(*asked)["usdPerHourWithout"] == without
+    assert words in plan.run(*asked)[1]
 
 
 def test_its_own_answer_is_a_plan_in_force_that_stays(plan: Command) -> None:
@@ -102,6 +134,17 @@ def test_an_inventory_bounds_the_plan(plan: Command) -> None:
     narrow = plan.json(*question(plan, "--inventory", plan.file("nodes.yaml", "nodes: [{gpus: 4}]")))
     assert narrow["gpus"] <= 4
     assert narrow["reason"] == "CapacityUnavailable"
+    assert "of 4)" in narrow["binding"]
+    assert "maxGPUs" not in narrow["binding"]
+
+
+@pytest.mark.parametrize("nodes", ["nodes: [{gpus: 1, count: 16}]", "nodes: [{gpus: 8, free: 0}]"])
+def test_no_instance_is_named_that_no_node_holds(plan: Command, nodes: str) -> None:
+    asked = question(plan, "--inventory", plan.file("nodes.yaml", nodes))
+    answer = plan.json(*asked)
+    assert (answer["gpus"], [pool["groups"] for pool in answer["pools"]]) == (0, [[]])
+    assert answer["binding"] == "GPUs on nodes for TP2 (2 of 0)"
+    assert "GPUs on nodes for TP2 (2 of 0): not all of the load is carried" in plan.run(*asked)[1]
 
 
 def test_the_limit_that_makes_a_plan_dearer_is_named(plan: Command) -> None:
@@ -113,6 +156,19 @@ def test_the_limit_that_makes_a_plan_dearer_is_named(plan: Command) -> None:
     assert bound["powerWatts"] > free["powerWatts"]
     assert f"maxGPUs ({free['gpus']} of {free['gpus'] - 1})" in bound["binding"]
     assert bound["binding"] in plan.run(*tight)[1]
+
+
+def test_what_a_pool_carries_that_gpus_cut_short_is_what_its_instances_carry(plan: Command) -> None:
+    nodes = plan.file("nodes.yaml", "nodes: [{gpus: 8}]")
+    busy = LOAD.replace("rate_per_s: ", "rate_per_s: 1")
+    service = edited(plan, gpu={"tensorParallel": [8]})
+    (pool,) = plan.json(*question(plan, "--inventory", nodes, load=busy, service=service))["pools"]
+    assert [(group["tensorParallel"], group["instances"]) for group in pool["groups"]] == [(8, 1)]
+    capacity = Command("capacity", plan.folder, plan.capture, plan.patch)
+    alone = capacity.json(*question(plan, load=busy), "--tensor-parallel", "8", "--clock", "1980")
+    each = next(one["ratePerSecond"] for one in alone["instances"] if one["order"] == "FirstComeFirstServed")
+    # Less what is kept in reserve, if anything, and nothing more for the instances that it would need beside this one.
+    assert 0.9 * each < pool["capacityPerSecond"] <= each
 
 
 @pytest.mark.parametrize("policy", ["Joint", "DynamoLLM", "SinglePoolElastic", "ScaleInst", "SinglePool"])
@@ -184,6 +240,14 @@ LOADS = [
     ("SS: {rate_per_s: .inf, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is inf: give a number"),
     ("SS: {rate_per_s: 1, input_tokens: 0, output_tokens: 5}", "load.yaml: SS.input_tokens is 0: give the mean length"),
     ("SS: {rate: 1}", "load.yaml: SS.rate is no field: use rate_per_s, input_tokens, output_tokens"),
+    (
+        "SS: {rate_per_s: 1, input_tokens: 5, output_tokens: 5, brief_share: 1.5}",
+        "load.yaml: SS.brief_share is 1.5: give the share of answers of 2 to 8 tokens, 0 to 1",
+    ),
+    (
+        "SS: {rate_per_s: 1, input_tokens: 5, output_tokens: 5, brief_share: some}",
+        "load.yaml: SS.brief_share is 'some': give a number",
+    ),
     ("SS: 3", "load.yaml: SS is 3: give rate_per_s, input_tokens, output_tokens"),
     ("SS: {rate_per_s: 0, input_tokens: 5, output_tokens: 5}", "load.yaml: no class has a rate_per_s above 0"),
     ("[1, 2]", "load.yaml:1 is a list: --load takes a map class → rate_per_s"),
@@ -276,3 +340,59 @@ def test_a_plan_in_force_must_be_one_and_fit_the_nodes(plan: Command) -> None:
     first = plan.file("current.json", plan.json(*question(plan)))
     few = plan.file("nodes.yaml", "nodes: [{gpus: 2}]")
     assert "do not fit into the inventory" in plan.complaint(*question(plan, "--current", first, "--inventory", few))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus"),
+    [
+        ("[{gpus: 8, free: 0}]", "8 → 8"),  # what is not free is the plan's
+        ("[{gpus: 8, free: 0}, {gpus: 8, free: 8}]", "8 → 8"),
+        ("[{gpus: 8}]", "8 → 8"),  # only how many there are is told
+    ],
+)
+def test_a_plan_in_force_holds_what_is_not_free_and_keeps_it(plan: Command, nodes: str, gpus: str) -> None:
+    service = edited(plan, pins={"tensorParallel": 8, "instances": 1})
+    first = plan.file("current.json", plan.json(*question(plan, service=service)))
+    inventory = plan.file("nodes.yaml", f"nodes: {nodes}")
+    code, out, err = plan.run(*question(plan, "--current", first, "--inventory", inventory, service=service))
+    assert (code, err) == (0, "")
+    assert gpus in out
+
+
+def test_what_is_free_and_what_a_plan_in_force_holds_must_not_contradict_each_other(plan: Command) -> None:
+    service = edited(plan, pins={"tensorParallel": 8, "instances": 1})
+    first = plan.file("current.json", plan.json(*question(plan, service=service)))
+    half = plan.file("nodes.yaml", "nodes: [{gpus: 8, free: 4}]")
+    said = plan.complaint(*question(plan, "--current", first, "--inventory", half, service=service))
+    assert said.startswith("the plan in force holds 8 GPUs, and its TP8 instances do not fit into the inventory: ")
+    assert "no node has more than 4 GPUs that are not free (gpus less free), or 4 that are; correct these" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Missing option '-f' / '--file'."),
+        (("--output", "yaml"), "'yaml' is not one of 'table', 'json'."),
+        (("--nothing",), "No such option"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_too(plan: Command, arguments: tuple[str, ...], words: str) -> None:
+    said = plan.complaint(*arguments)
+    assert said.startswith("dynamollm plan: ")
+    assert words in said
+    assert said.endswith("See dynamollm plan --help.")
+
+
+def test_help_is_no_error(plan: Command) -> None:
+    code, out, err = plan.run("--help")
+    assert (code, err) == (0, "")
+    assert "--load" in out
+
+
+def test_where_gpus_are_short_that_is_what_binds(plan: Command) -> None:
+    nodes = plan.file("nodes.yaml", "nodes: [{gpus: 8, free: 4, count: 1}]")
+    code, out, _ = plan.run(*question(plan, "--inventory", nodes))
+    assert code == 0
+    assert "CapacityUnavailable" in out
+    assert "no limit makes it dearer" not in out
+    assert ": not all of the load is carried" in out

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from prometheus_client.samples import Sample
 
@@ -36,6 +37,28 @@ async def test_status_and_metrics_show_how_well_the_forecast_does() -> None:
     assert shown(world) == {}
 
 
+async def test_metrics_have_each_figure_of_the_status() -> None:
+    world = World()
+    world.load(5.0, minutes=3600)
+    load = world.source.reading.load
+    assert load is not None
+    # A season, so that the naive forecast's error is another than the forecast's own.
+    per_minute = 300 * (1 + 0.8 * np.sin(2 * np.pi * np.arange(3600) / 1440))
+    noisy = {RequestClass.MM: tuple((np.random.default_rng(1).poisson(per_minute) / 60.0).tolist())}
+    world.source.reading = replace(world.source.reading, load=replace(load, rate_per_s=noisy))
+    await world.settle()
+    forecast, metrics = world.status["forecast"], shown(world)
+    figures = {
+        "errorBasisPoints": ("error_ratio", 10_000),
+        "coverageBasisPoints": ("coverage_ratio", 10_000),
+        "pinballPerSecondMilli": ("pinball_loss_per_second", 1000),
+        "naivePinballPerSecondMilli": ("naive_pinball_loss_per_second", 1000),
+    }
+    for name, (metric, unit) in figures.items():
+        assert forecast[name] == round(unit * metrics[f"dynamollm_operator_forecast_{metric}", ""]) > 0
+    assert len({forecast[name] for name in figures}) == len(figures)
+
+
 def test_it_looks_as_far_ahead_as_the_policy_plans() -> None:
     rising = {RequestClass.MM: [1 + minute / 60 for minute in range(360)]}
     load = history(rising, end_s=NOW_S)
@@ -44,9 +67,9 @@ def test_it_looks_as_far_ahead_as_the_policy_plans() -> None:
         for policy in (PolicyName.JOINT, PolicyName.DYNAMO_LLM)
     }
     ahead_min = {policy: 60 * (one.expected_per_s - 1) - 359 for policy, one in watched.items() if one is not None}
-    # 5 min and 30 min of an interval, and 2 min of start-up, to within the forecast's own buckets.
+    # 2 min and 30 min of an interval, and 2 min of start-up, to within the forecast's own buckets.
     assert ahead_min == {
-        PolicyName.JOINT: pytest.approx(7, abs=2),
+        PolicyName.JOINT: pytest.approx(4, abs=2),
         PolicyName.DYNAMO_LLM: pytest.approx(32, abs=2),
     }
 

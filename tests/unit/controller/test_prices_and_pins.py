@@ -54,7 +54,10 @@ async def test_a_price_that_is_missing_is_said() -> None:
     world.put_service(objective="Cost")
     await world.cycle()
     assert world.condition("PricesKnown") == ("False", "PriceMissing")
-    put_policy(world, gpuPriceMicroUSDPerHour=2_000_000)
+    put_policy(world, electricityPriceMicroUSDPerKWh=100_000)
+    await world.cycle()
+    assert world.condition("PricesKnown") == ("False", "PriceMissing")
+    put_policy(world, gpuPriceMicroUSDPerHour=2_000_000, electricityPriceMicroUSDPerKWh=100_000)
     await world.cycle()
     assert world.condition("PricesKnown") == ("True", "PricesGiven")
 

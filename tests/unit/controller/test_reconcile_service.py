@@ -8,6 +8,7 @@ import pytest
 from dynamollm.adapters.kube import KubeError
 from dynamollm.api import names
 from dynamollm.core.protocols import Reading
+from dynamollm.router.routing import routing_from_config_map
 from unit.controller.world import AGENTS, KEY, World
 
 
@@ -83,6 +84,27 @@ async def test_load_that_is_unknown_takes_nothing_away_and_sets_safe_clocks() ->
     assert '"maxTokensPerSecond"' not in plan
 
 
+async def test_where_no_node_holds_an_instance_none_is_made_and_the_first_place_is_taken() -> None:
+    world = World()
+    for name in ("node-a", "node-b"):
+        world.put_node(name, gpus=1)
+    await world.settle()
+    assert not replicas(world)
+    # Load is unknown yet; then there is some, and still no place.
+    assert world.condition("CapacityUnavailable") == ("True", "GPUsUnavailable")
+    world.load(2.0)
+    await world.settle()
+    assert not replicas(world)
+    assert world.condition("CapacityUnavailable") == ("True", "GPULimit")
+    assert world.condition("Ready")[0] == "False"
+    await world.cycle()
+    assert world.kube.writes == []
+    world.put_node("node-b", gpus=8)
+    await world.settle()
+    assert sum(replicas(world).values()) >= 1
+    assert world.condition("CapacityUnavailable") == ("False", "EnoughGPUs")
+
+
 async def test_more_load_scales_up_and_less_scales_down_one_drained_instance_at_a_time() -> None:
     world = World()
     world.put_service(
@@ -115,6 +137,20 @@ async def test_more_load_scales_up_and_less_scales_down_one_drained_instance_at_
     assert pod["metadata"]["annotations"] != world.kube.of("Pod")[unrouted[0]]["metadata"]["annotations"]
     world.run_pods()
     assert unrouted[0] not in world.kube.of("Pod")
+
+
+async def test_the_router_is_told_how_many_requests_make_planned_instances_full() -> None:
+    world = World()
+    world.load(2.0)
+    await world.settle()
+    (config_map,) = (body for name, body in world.kube.of("ConfigMap").items() if name == "chat-routing")
+    told = routing_from_config_map(config_map).full_in_flight
+    planned = {
+        pool["name"]: {group["tensorParallel"]: group["fullInFlight"] for group in pool["groups"]}
+        for pool in world.status["plan"]["pools"]
+    }
+    assert told == {name: pytest.approx(groups, abs=0.051) for name, groups in planned.items()}
+    assert all(full > 1 for groups in told.values() for full in groups.values())
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.lengthspread import LENGTH_CV
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load, Order, Slo, SloRule
-from dynamollm.core.stream import LENGTH_CV, QUADRATURE
+from dynamollm.core.stream import QUADRATURE
 
 BOUNDS = {
     "S": ((1.0, 256.0), (1.0, 100.0)),
@@ -66,11 +67,32 @@ class Cell:
         self.added = [self.moment(self.load, k) for k in (1, 2, 3)]
         # Little's law.
         self.step_ms = self.decode_ms(1 + self.batch)
-        busy_ms = self.added[0] + self.base_ms
+        busy_ms = self.busy_ms()
         self.per_ms = self.batch / (self.outputs * self.step_ms + self.batch * busy_ms)
         self.prompt_share = min(self.per_ms * busy_ms, 1 - 1e-6)
         self.token_ms = self.step_ms / (1 - self.prompt_share)
         self.prompt_base_ms = self.step_ms if self.chunked else self.base_ms
+        # How the batch fluctuates.
+        self.more_ms = self.decode_ms(2 + self.batch) - self.step_ms
+        lasting = min(self.batch * self.more_ms / self.step_ms, 0.9)
+        self.batch_variance = self.batch / (1 - lasting) * (1 + 1 / (1 - self.prompt_share) ** 2) / 2
+        self.steady = (self.more_ms / (1 - self.prompt_share)) ** 2 * self.batch_variance
+        self.stall = self.added[1] + 2 * self.added[0] * self.base_ms + self.base_ms**2
+
+    def busy_ms(self) -> float:
+        """What prompts take of time, by request: those that come within one step share the next."""
+        if not self.chunked:
+            per_ms = self.batch / (self.outputs * self.step_ms + self.batch * (self.added[0] + self.base_ms))
+            others = max(per_ms * (self.step_ms + self.base_ms / 2), 1e-12)
+            return self.added[0] + self.base_ms * (1 - math.exp(-others)) / others
+        squares = sum(
+            self.share[c] * part.input_tokens**2 * (1 + variation(part.input_tokens, BOUNDS[c.value[0]][0]) ** 2)
+            for c, part in self.load.items()
+        )
+        tokens = min(squares / self.inputs, self.budget)
+        more = min(tokens + self.batch / self.outputs * self.inputs, self.budget)
+        each, then = ((self.prefill_ms(n, 0.0) - self.prefill_ms(1, 1)) / n for n in (tokens, more))
+        return self.added[0] * then / each
 
     def square(self, part: ClassLoad, request_class: RequestClass) -> float:
         """What sequences of a class hold: the mean square, weighed by their tokens."""
@@ -96,8 +118,10 @@ class Cell:
         """Prompt lengths that stand for a class's, and their weights."""
         mean = self.load[request_class].input_tokens
         sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[0]][0]) ** 2))
+        least, most = BOUNDS[request_class.value[0]][0]
         longest = float(self.profile.max_input_tokens)
-        return [(min(max(mean * math.exp(sigma * z - sigma**2 / 2), 1.0), longest), weight) for z, weight in QUADRATURE]
+        least, most = (least, min(most, longest)) if least <= mean <= most else (1.0, longest)
+        return [(min(max(mean * math.exp(sigma * z - sigma**2 / 2), least), most), weight) for z, weight in QUADRATURE]
 
     def prompt_ms(self, tokens: float) -> float:
         if not self.chunked:
@@ -118,21 +142,26 @@ class Cell:
     # ------------------------------------------------------------------ waits
     def queue(self, ahead: set[RequestClass]) -> tuple[float, float, float]:
         """Load, mean and square of the wait where there is one, of the M/G/1 queue of these classes' prompts."""
-        chunk = max(self.budget - (self.batch if self.chunked else 0.0), 64.0)
-        together = max(1.0, self.per_ms * (self.prompt_base_ms + self.added[0]))
-        filled = self.inputs / chunk if self.chunked else 0.0
-        scale = 1 + self.prompt_base_ms * filled / self.added[0]
-        beside = self.prompt_base_ms * max(1 - together * filled, 0.0)
+        chunk = max(self.budget - self.batch, 64.0)
+        scale, own, seen, together = 1.0, self.base_ms, self.base_ms + self.quiet_ms / 2, 1.0
+        if self.chunked:
+            scale, own, seen = (self.busy_ms() + self.prompt_base_ms * self.inputs / chunk) / self.added[0], 0.0, 0.0
+        else:
+            together = max(1.0, self.per_ms * (self.prompt_base_ms + self.added[0]))
         share = sum(self.share[c] for c in ahead) / together
         e1, e2, e3 = (scale**k * self.moment(ahead, k) for k in (1, 2, 3))
-        w1 = e1 + beside * share
-        w2 = e2 + 2 * e1 * beside + beside**2 * share
-        w3 = e3 + 3 * e2 * beside + 3 * e1 * beside**2 + beside**3 * share
+        w1 = e1 + seen * share
+        w2 = e2 + 2 * e1 * seen + seen**2 * share
+        w3 = e3 + 3 * e2 * seen + 3 * e1 * seen**2 + seen**3 * share
         load = min(max(self.per_ms * w1, 1e-12), 0.999)
-        free = 1 - (min(max(self.per_ms * e1, 1e-12), 0.999) if self.chunked else load)
+        free = 1 - min(max(self.per_ms * (e1 + own * share), 1e-12), 0.999)
         first = self.per_ms * w2 / (2 * free)
         second = 2 * first**2 + self.per_ms * w3 / (3 * free)
         return load, first / load, second / load
+
+    @property
+    def quiet_ms(self) -> float:
+        return (1 - math.exp(-self.batch)) * self.step_ms
 
     def cases(self, request_class: RequestClass, slo: Slo, order: Order) -> list[tuple[float, float, float]]:
         """Probability, mean and variance of the waits of a class for prompts; the rest of the time there are none."""
@@ -152,7 +181,7 @@ class Cell:
         first = max(all_load * all_mean - load * mean, 1e-12) / max(later, 1e-12) * behind
         second = max(all_load * all_square - load * square, 1e-12) / max(later, 1e-12) * behind**2
         if self.chunked:
-            most = (10.0 if slo.rule is SloRule.FIVE_TIMES_ALONE else 1.5) * (self.step_ms + self.full_ms) / first
+            most = 1.5 * (self.step_ms + self.full_ms) / first
             second = 2 * first**2 * (1 - math.exp(-most) * (1 + most))
             first = first * (1 - math.exp(-most))
         return [
@@ -161,7 +190,7 @@ class Cell:
         ]
 
     def over(self, slack: float, cases: list[tuple[float, float, float]], more: tuple[float, float] | None) -> float:
-        quiet_ms = (1 - math.exp(-self.batch)) * self.step_ms
+        quiet_ms = self.quiet_ms
         quiet = 1 - sum(probability for probability, _, _ in cases)
         mean, variance = more or (0.0, 0.0)
         if more is None:
@@ -178,7 +207,7 @@ class Cell:
                 for c, share in self.share.items()
             )
         if slo.rule is SloRule.PER_CLASS_PERCENTILE:
-            return max(max(self.late(c, slo, order), self.long_gaps(slo.tbt_ms[c])) for c in self.share)
+            return max(max(self.late(c, slo, order), self.long_gaps(c, slo.tbt_ms[c])) for c in self.share)
         return sum(share * self.beyond_alone(c, slo, order) for c, share in self.share.items())
 
     def late(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
@@ -188,25 +217,69 @@ class Cell:
             steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
             slack = slo.ttft_ms[request_class] - self.prompt_ms(tokens) - steps * self.prompt_base_ms
             total += weight * self.over(slack, cases, None)
-        return total
+        return min(total + self.without_place(slo.ttft_ms[request_class] - self.own_ms(request_class)), 1.0)
 
-    def token_variance(self, gaps: float) -> float:
-        spread = (self.decode_ms(2 + self.batch) - self.step_ms) / (1 - self.prompt_share)
-        stall = self.added[1] + 2 * self.added[0] * self.base_ms + self.base_ms**2
-        return self.per_ms * self.token_ms * stall / gaps + spread**2 * self.batch
+    def own_ms(self, request_class: RequestClass) -> float:
+        """What a class's prompts take on average."""
+        steps = [
+            1 + math.floor(tokens / self.budget) if self.chunked else 1 for tokens, _ in self.lengths(request_class)
+        ]
+        mean = sum(weight * steps for steps, (_, weight) in zip(steps, self.lengths(request_class), strict=True))
+        return mean * self.prompt_base_ms + self.class_moment(request_class, 1)
+
+    def class_moment(self, request_class: RequestClass, power: int) -> float:
+        return sum(weight * self.prompt_ms(tokens) ** power for tokens, weight in self.lengths(request_class))
+
+    def without_place(self, slack: float) -> float:
+        """P(the batch is full, and nobody leaves within the slack)."""
+        most = min(self.profile.max_sequences, max(1.0, self.budget - 64))
+        full = gamma_tail(most - 0.5, self.batch, self.batch_variance)
+        return full * math.exp(-max(slack, 0.0) * self.per_ms * max(most - self.batch, 0.0) / self.batch_variance)
+
+    def held_up(self, window_ms: float) -> tuple[float, float]:
+        """Mean and variance of what prompts that come within a time add to it."""
+        left = 1 - self.prompt_share
+        return window_ms * self.prompt_share / left, self.per_ms * self.stall * window_ms / left**3
 
     def slow(self, request_class: RequestClass, limit_ms: float) -> float:
         least = self.decode_ms(1)
-        gaps = max(1.0, self.load[request_class].output_tokens - 1)
-        usual = gamma_tail(limit_ms - least, self.token_ms - least, self.token_variance(gaps))
-        return usual if self.chunked else max(usual, self.stalled(request_class, limit_ms))
+        gaps = max(1.0, self.usual_outputs(request_class) - 1)
+        window = gaps * self.step_ms + (0.0 if self.chunked else self.own_ms(request_class))
+        mean, variance = self.held_up(window)
+        if self.chunked:
+            variance *= (1 - self.prompt_share) ** 2
+        usual = gamma_tail(limit_ms - least, self.step_ms - least + mean / gaps, variance / gaps**2 + self.steady)
+        if not self.chunked:
+            return max(usual, self.stalled(request_class, limit_ms))
+        brief = self.brief_share(request_class)
+        return (1 - brief) * usual + brief * max(usual, self.held_up_throughout(limit_ms))
+
+    def brief_share(self, request_class: RequestClass) -> float:
+        return self.load[request_class].brief_share
+
+    def usual_outputs(self, request_class: RequestClass) -> float:
+        """Mean tokens of the answers that are not brief: those have three."""
+        mean, brief = self.load[request_class].output_tokens, min(self.brief_share(request_class), 0.99)
+        return max((mean - 3 * brief) / (1 - brief), mean)
+
+    def held_up_throughout(self, limit_ms: float) -> float:
+        """P(a brief answer's steps are filled by prompts, and too long so): of one step or of three, half of each."""
+        chunk = max(self.budget - self.batch, 64.0)
+        filled = min(self.prompt_share + self.per_ms * self.step_ms * self.inputs / chunk, 1.0)
+        left_ms = self.added[1] / (2 * self.added[0])
+        slack = max(limit_ms - self.step_ms, 0.0)
+        full_ms = self.prefill_ms(chunk, 0.0) - self.prefill_ms(1, 1)
+        too_long = normal_tail((slack - full_ms) / max(self.more_ms * math.sqrt(self.batch_variance), 1e-9))
+        lasts = [math.exp(-steps * slack * (1 - filled) ** 2 / left_ms) for steps in (1, 3)]
+        return filled * too_long * sum(lasts) / 2
 
     def stalled(self, request_class: RequestClass, limit_ms: float) -> float:
         total = 0.0
-        for answer in self.answers(request_class):
+        for answer, weight in self.answers(request_class):
             some = max(answer, 1.0)
             room = some * (limit_ms - self.step_ms) - self.base_ms
-            total += (1 - math.exp(-self.per_ms * some * self.step_ms * self.longer(room))) / 3
+            window = some * self.step_ms + self.own_ms(request_class)
+            total += weight * (1 - math.exp(-self.per_ms * window * self.longer(room)))
         return total
 
     def longer(self, room_ms: float) -> float:
@@ -224,38 +297,79 @@ class Cell:
             total += share * normal_tail((math.log(ms) - math.log(e1) + sigma**2 / 2) / sigma)
         return total
 
-    def answers(self, request_class: RequestClass) -> list[float]:
-        """Gaps between the tokens of answers that stand for a class's."""
-        mean = self.load[request_class].output_tokens
+    def answers(self, request_class: RequestClass) -> list[tuple[float, float]]:
+        """Gaps between the tokens of answers that stand for a class's, and their weights."""
+        mean, brief = self.load[request_class].output_tokens, self.brief_share(request_class)
         sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[1]][1]) ** 2))
-        return [max(mean * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0) for z in (-1.4, 0.0, 1.4)]
+        usual = self.usual_outputs(request_class)
+        gaps = [max(usual * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0) for z in (-1.4, 0.0, 1.4)]
+        return [*((gap, (1 - brief) / 3) for gap in gaps), (2.0, brief)]
 
-    def long_gaps(self, limit_ms: float) -> float:
-        slack = limit_ms - self.step_ms
-        spread = (self.decode_ms(2 + self.batch) - self.step_ms) * math.sqrt(self.batch)
-        alone = normal_tail(slack / max(spread, 1e-12))
-        room = max(slack - self.base_ms, 1e-9) / (1 + min(self.prompt_share, 0.5))
-        hit = 0.0
-        for c, share in self.share.items():
-            e1, e2 = (sum(w * self.prompt_ms(tokens) ** k for tokens, w in self.lengths(c)) for k in (1, 2))
-            sigma = math.sqrt(math.log(max(e2 / e1**2, 1 + 1e-6)))
-            longer = normal_tail((math.log(room) - math.log(e1) + sigma**2 / 2) / sigma)
-            if self.chunked:
-                longer = longer * max(e1 / self.full_ms, 1.0) if slack < self.full_ms else 0.0
-            hit += share * longer
-        return min(1.0, alone + 1 - math.exp(-self.per_ms * (self.token_ms if self.chunked else self.step_ms) * hit))
+    def long_gaps(self, request_class: RequestClass, limit_ms: float) -> float:
+        slack, spread = limit_ms - self.step_ms, self.more_ms * math.sqrt(self.batch_variance)
+        alone = normal_tail(slack / max(spread, 1e-9))
+        count = self.long_steps if self.chunked else self.long_stalls
+        long = (count(slack - spread) + count(slack + spread)) / 2
+        window = self.token_ms if self.chunked else self.step_ms
+        above = alone + 1 - math.exp(-self.per_ms * window * long)
+        if not self.chunked:
+            gaps = max(1.0, self.load[request_class].output_tokens - 1)
+            above += (1 - math.exp(-self.per_ms * self.own_ms(request_class) * long)) / gaps
+        return min(above, 1.0)
+
+    def adds_more(self, request_class: RequestClass, room: float) -> float:
+        """P(a prompt of a class adds more than the room), log-normal by two moments."""
+        e1, e2 = (self.class_moment(request_class, k) for k in (1, 2))
+        sigma = math.sqrt(math.log(max(e2 / e1**2, 1 + 1e-6)))
+        return normal_tail((math.log(max(room, 1e-9)) - math.log(e1) + sigma**2 / 2) / sigma)
+
+    def long_steps(self, room: float) -> float:
+        """In how many steps a prompt that rides with decoding fills more than the room."""
+        chunk = max(self.budget - self.batch, 64.0)
+        full = self.prefill_ms(chunk, 0.0) - self.prefill_ms(1, 1)
+        square_ms = self.prefill_ms(1, 1) - self.prefill_ms(1, 0)
+        if room > full:
+            begin = max((room - full) / (2 * square_ms * chunk) - chunk / 2, 0.0)
+            return sum(
+                share * weight * max(tokens - chunk - begin, 0.0) / chunk
+                for c, share in self.share.items()
+                for tokens, weight in self.lengths(c)
+            )
+        room /= 1 + min(self.prompt_share, 0.5)
+        return sum(
+            share * self.adds_more(c, room) * max(self.class_moment(c, 1) / full, 1.0)
+            for c, share in self.share.items()
+        )
+
+    def long_stalls(self, room: float) -> float:
+        """P(a whole prompt, with those that follow before the next token, fills more than the room)."""
+
+        def longer(left: float) -> float:
+            return sum(share * self.adds_more(c, left) for c, share in self.share.items()) if left > 0 else 1.0
+
+        room -= self.base_ms
+        usual = min(max(room, 0.0), self.added[0])
+        shared = (1 - math.exp(-self.per_ms * self.step_ms / 2)) * longer(room - usual)
+        after = (1 - math.exp(-self.per_ms * (self.base_ms + usual))) * longer(room - self.base_ms - usual)
+        return longer(room) + (1 - longer(room)) * min(shared + after, 1.0)
 
     def beyond_alone(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
         fastest = Cell(self.profile, self.load, max(self.profile.tensor_parallel), self.profile.max_clock_mhz, 0.0)
-        cases = self.cases(request_class, slo, order)
+        cases, own = self.cases(request_class, slo, order), self.own_ms(request_class)
         total = 0.0
-        for gaps in self.answers(request_class):
-            lumps = gaps * (self.token_ms - self.step_ms), gaps**2 * self.token_variance(max(gaps, 1.0))
+        for gaps, share in self.answers(request_class):
+            mean, variance = self.held_up(gaps * self.step_ms + own)
+            if self.chunked and mean > max(gaps, 1.0) * self.full_ms:
+                variance *= (max(gaps, 1.0) * self.full_ms / mean) ** 2
+                mean = max(gaps, 1.0) * self.full_ms
+            limit = 0.0
             for tokens, weight in self.lengths(request_class):
                 steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
                 slack = 5 * fastest.alone_ms(tokens, gaps) - gaps * self.step_ms
+                limit += weight * slack
                 slack -= steps * self.prompt_base_ms + self.prompt_ms(tokens)
-                total += weight / 3 * self.over(slack, cases, lumps)
+                total += share * weight * self.over(slack, cases, (mean, variance + gaps**2 * self.steady))
+            total += share * self.without_place(limit - own - mean)
         return total
 
     def most(self) -> float:
@@ -286,6 +400,7 @@ def random_load(rng: np.random.Generator) -> Load:
             float(rng.uniform(0.01, 3.0)),
             float(rng.uniform(*BOUNDS[c.value[0]][0]) if c.value[0] != "L" else rng.uniform(1024, 6000)),
             float(rng.uniform(*BOUNDS[c.value[1]][1])),
+            brief_share=float(rng.choice([0.0, rng.uniform(0.0, 0.9)])) if c.value[1] == "S" else 0.0,
         )
         for c in classes
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.decide import decide_with
 from dynamollm.core.moves import (
     Action,
     RemoveGroup,
@@ -34,7 +35,7 @@ from dynamollm.core.records import (
     Service,
     Slo,
 )
-from dynamollm.core.sizing import UTILISATION_STEPS, Mixes, SizeTable, ladder_clock, rate_per_s, tokens_per_s
+from dynamollm.core.sizing import UTILISATION_STEPS, Mixes, SizeTable, Sizing, ladder_clock, rate_per_s, tokens_per_s
 
 SLO = Slo(
     ttft_ms=dict.fromkeys(RequestClass, 400.0),
@@ -49,6 +50,7 @@ class RoundSizing:
     """Capacity falls with tokens per request; watts grow with the clock squared; 120 s to start.
 
     ``interference``: the share of capacity that is left where short inputs wait behind long ones.
+    ``throughput``: requests/s of 1000 tokens that an instance serves, in time or not.
     """
 
     startup_s: float = 120.0
@@ -56,6 +58,7 @@ class RoundSizing:
     idle_power_w: float = 115.0
     capacity: Mapping[int, float] = field(default_factory=lambda: dict(CAPACITY))
     interference: float = 1.0
+    throughput: Mapping[int, float] = field(default_factory=lambda: {tp: 2 * each for tp, each in CAPACITY.items()})
     reserve: float = 1.25
 
     def table(self, mixes: Mixes, *, tensor_parallel: Sequence[int]) -> SizeTable:
@@ -88,12 +91,21 @@ class RoundSizing:
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
         return self._tokens_per_s(load, tensor_parallel) * rate_per_s(load) / tokens_per_s(load)
 
+    def in_pool_per_s(self, *, load: Load, tensor_parallel: int, instances: int) -> float:  # noqa: ARG002 - none gains
+        return self.capacity_per_s(load=load, tensor_parallel=tensor_parallel)
+
     def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
         tokens = self._tokens_per_s(load, tensor_parallel)
         return Ladder(
             steps=(LadderStep(tokens * 0.5, 1005), LadderStep(tokens * 0.75, 1410), LadderStep(tokens, 1980)),
             safe_mhz=1980,
         )
+
+    def full_in_flight(self, *, load: Load, tensor_parallel: int) -> float:
+        return 10.0 * self.capacity_per_s(load=load, tensor_parallel=tensor_parallel)
+
+    def throughput_per_s(self, *, load: Load, tensor_parallel: int) -> float:
+        return self.throughput[tensor_parallel] * 1000.0 * rate_per_s(load) / tokens_per_s(load)
 
     def power_w(self, *, load: Load, tensor_parallel: int, clock_mhz: int, scale: float) -> float:
         utilisation = tokens_per_s(load) * scale / self._tokens_per_s(load, tensor_parallel)
@@ -252,3 +264,40 @@ class World:
             del self.pods[pod.name]
         else:
             pod.ends_s = self.now_s + self.terminating_s
+
+
+# ------------------------------------------------------------------ one decision
+NOW_S = 1_000_000.0
+SIZING = RoundSizing()
+MIX = {RequestClass.SS: 2.0, RequestClass.MM: 3.0, RequestClass.LL: 1.0}
+
+
+def nodes(count: int, gpus: int = 8) -> dict[str, int]:
+    return {f"n{i:02d}": gpus for i in range(count)}
+
+
+def look(
+    load: LoadHistory | None,
+    *,
+    plan: Plan | None = None,
+    instances: tuple[Instance, ...] = (),
+    gpus: Mapping[str, int] | None = None,
+) -> Observation:
+    observation = World(nodes=dict(gpus or nodes(12))).observe(load)
+    return replace(observation, plan=plan, instances=instances)
+
+
+def decided(
+    service: Service,
+    observation: Observation,
+    *,
+    now_s: float = NOW_S,
+    available_gpus: int = 96,
+    basis: str = "one",
+    sizing: Sizing = SIZING,
+) -> Plan:
+    return decide_with(service, sizing, observation, now_s=now_s, available_gpus=available_gpus, basis=basis)
+
+
+def carried(plan: Plan) -> bool:
+    return all(pool.capacity_per_s >= pool.rate_per_s for pool in plan.pools)

@@ -23,7 +23,7 @@ from dynamollm.core.ladder import build_ladder
 from dynamollm.core.pooling import left_by
 from dynamollm.core.records import ClassLoad, Load, Order, SloRule
 from dynamollm.core.sizing import ProfileSizing, at_rate
-from dynamollm.core.stream import Mixes
+from dynamollm.core.stream import mixes_of
 
 SS, MM, LL = RequestClass.SS, RequestClass.MM, RequestClass.LL
 DEGREES, CLOCKS = (2, 4, 8), (1200, 1980)
@@ -59,12 +59,7 @@ def test_many_mixes_at_once_get_the_answers_of_one_by_one(
     loads = [{}, *loads]
     classes = tuple(RequestClass)
     lengths = mix(*classes)
-    mixes = Mixes(
-        classes=classes,
-        rate_per_s=np.array([[load.get(c, 0.0) for c in classes] for load in loads]),
-        input_tokens=np.array([lengths[c].input_tokens for c in classes]),
-        output_tokens=np.array([lengths[c].output_tokens for c in classes]),
-    )
+    mixes = mixes_of(lengths, np.array([[load.get(c, 0.0) for c in classes] for load in loads]))
     table = capacity_table(
         profile(name), mixes, slo=SLO, order=order, tensor_parallel=DEGREES, clocks_mhz=CLOCKS
     ).alone_per_s

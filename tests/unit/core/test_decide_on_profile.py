@@ -1,8 +1,10 @@
 """Decisions on the shipped H100 profiles: the whole way from a manifest to a plan."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from decision_world import World, constant, make_service
@@ -10,18 +12,19 @@ from decision_world import World, constant, make_service
 from dynamollm.api.profile import PerformanceProfileSpec
 from dynamollm.core.capacity import capacity_table, operating_point, single_mix
 from dynamollm.core.classes import ClassBoundaries, Length, RequestClass
-from dynamollm.core.decide import decide
+from dynamollm.core.decide import decide, sizing_of
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.mix import size_pools
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import LoadHistory, Observation, Order, Plan, PolicyName, Service, Slo
+from dynamollm.core.records import ClassLoad, LoadHistory, Observation, Order, Plan, PolicyName, Service, Slo
 from dynamollm.core.sizing import ProfileSizing
 
 PROFILES = Path(__file__).parents[3] / "manifests" / "profiles"
 TTFT_MS = {Length.SHORT: 250.0, Length.MEDIUM: 400.0, Length.LONG: 2000.0}
 SLO = Slo(ttft_ms={c: TTFT_MS[c.input_length] for c in RequestClass}, tbt_ms=dict.fromkeys(RequestClass, 100.0))
 SERVICE = make_service(slo=SLO)
+LENGTHS = {c: (part.input_tokens, part.output_tokens) for c, part in typical_lengths(ClassBoundaries()).items()}
 
 
 @pytest.fixture(scope="module", params=["h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023"])
@@ -69,6 +72,13 @@ def test_the_plan_on_a_profile_is_its_own_fixed_point(profile: Profile) -> None:
     plan = decide(SERVICE, profile, observation, now_s=world.now_s, available_gpus=96)
     again = decide(SERVICE, profile, replace(observation, plan=plan), now_s=world.now_s, available_gpus=96)
     assert again == plan
+
+
+@pytest.mark.parametrize("policy", [PolicyName.SINGLE_POOL_ELASTIC, PolicyName.JOINT])
+def test_more_load_never_means_fewer_watts(profile: Profile, policy: PolicyName) -> None:
+    service = replace(SERVICE, policy=policy)
+    watts = [decided(service, profile, float(rate)).power_w for rate in np.geomspace(0.2, 12.0, 25)]
+    assert all(more >= less * (1 - 1e-9) for less, more in pairwise(watts))
 
 
 def test_degrees_that_the_profile_does_not_know_are_left_out_and_none_left_is_an_error(profile: Profile) -> None:
@@ -129,3 +139,34 @@ def test_a_pool_keeps_the_slo_at_rates_that_one_alone_does_not(profile: Profile)
     pooled = operating_point(profile, load=mix, slo=SLO, scale=scale, instances=8, **at)
     assert pooled.meets_slo
     assert not operating_point(profile, load=mix, slo=SLO, scale=1.05 * scale, instances=8, **at).meets_slo
+
+
+def test_what_instances_are_worth_follows_the_service(profile: Profile) -> None:
+    load = {c: ClassLoad(20.0 * share, *LENGTHS[c]) for c, share in PRIOR_SHARE.items()}
+
+    def carries(service: Service, *, reserve: float = 1.0) -> float:
+        return sizing_of(service, profile, reserve=reserve).capacity_per_s(load=load, tensor_parallel=8)
+
+    free = carries(SERVICE)
+    assert carries(replace(SERVICE, routers=8)) < 0.99 * free
+    assert carries(replace(SERVICE, pins=replace(SERVICE.pins, clock_mhz=1005))) < 0.99 * free
+    assert carries(SERVICE, reserve=1.2) < 0.99 * free
+
+
+@pytest.mark.parametrize("rate_per_s", [0.5, 500.0])
+def test_a_pool_whose_slo_no_instance_keeps_draws_what_it_serves(profile: Profile, rate_per_s: float) -> None:
+    """Not an idle instance's watts; of a load beyond what it takes, those of the largest batch."""
+    service = replace(SERVICE, slo=replace(SLO, ttft_ms=dict.fromkeys(RequestClass, 0.1)))
+    plan = decided(service, profile, rate_per_s)
+    (pool,) = plan.pools
+    (group,) = pool.groups
+    assert (plan.reason, group.tensor_parallel, group.instances) == ("SLOUnattainable", 8, 1)
+    sizing = sizing_of(service, profile, reserve=1.0)
+    drawn_w = sizing.power_w(load=pool.load, tensor_parallel=8, clock_mhz=profile.max_clock_mhz, scale=1.0)
+    assert (plan.power_w, pool.power_w) == (drawn_w, drawn_w)
+    assert drawn_w > 1.2 * 8 * profile.loaded_idle_w
+    # What it draws counts: within fewer watts a smaller instance serves it.
+    limited = replace(service, limits=replace(service.limits, max_watts=0.99 * drawn_w))
+    smaller = decided(limited, profile, rate_per_s)
+    assert smaller.gpus < 8
+    assert smaller.power_w <= 0.99 * drawn_w

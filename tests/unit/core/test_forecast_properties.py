@@ -100,6 +100,22 @@ def test_a_scrape_in_ten_that_is_lost_and_a_day_without_prometheus_leave_the_sea
     assert peak(load) == pytest.approx(peak(told(whole)), rel=0.1)
 
 
+@pytest.mark.parametrize("prior", [{}, {RequestClass.LL: 0.5}])
+@pytest.mark.parametrize("count", [0.01, 0.3, 3.0, 15.0])
+def test_classes_alone_are_forecast_alike_together_and_one_by_one(
+    count: float, prior: dict[RequestClass, float]
+) -> None:
+    load, other = told(days(count)), told(days(count, seed=1, per_s=0.4))
+    load = replace(load, rate_per_s={**load.rate_per_s, SS: other.rate_per_s[MM]})
+    if load.past is not None and other.past is not None:
+        past = replace(load.past, rate_per_s={**load.past.rate_per_s, SS: other.past.rate_per_s[MM]})
+        load = replace(load, past=past)
+    ahead = replace(look(load), prior=prior)
+    expected = {c: part for c in RequestClass for part in ahead.peak([c], horizon_s=HORIZON_S).values()}
+    assert {MM, SS, *prior} == set(expected)
+    assert ahead.peak_of_each(horizon_s=HORIZON_S) == expected
+
+
 def test_a_restart_forgets_nothing() -> None:
     load = told(days(15.0))
     first, again = look(load), look(load)

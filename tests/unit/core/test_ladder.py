@@ -10,7 +10,6 @@ from model_fixtures import MODERN, PAPER, SLO, mix, profile, spec
 from dynamollm.core.capacity import capacity_per_s, operating_point
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import HEADROOM, build_ladder, ladder_clocks, select_clock
-from dynamollm.core.margins import reserve
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Ladder, LadderStep, Load, Order, Slo
 from dynamollm.core.sizing import at_rate, ladder_clock, tokens_per_s
@@ -22,9 +21,9 @@ LADDER = Ladder(
 
 
 def usable_per_s(model: Profile, *, load: Load, clock_mhz: int) -> float:
-    """What ladders count on: a capacity, less the reserve and the headroom."""
+    """What ladders count on: a capacity, less the headroom."""
     most = capacity_per_s(model, load=load, slo=SLO, tensor_parallel=4, clock_mhz=clock_mhz)
-    return HEADROOM * most / reserve(chunked=model.interleaves_prefill, order=Order.FIRST_COME_FIRST_SERVED)
+    return HEADROOM * most
 
 
 classes = st.lists(st.sampled_from(list(RequestClass)), min_size=1, max_size=3, unique=True)

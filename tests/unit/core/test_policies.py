@@ -7,13 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from decision_world import RoundSizing, World, constant, history, make_service
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dynamollm.core import plan_codec
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.decide import POLICIES, decide_with
 from dynamollm.core.objective import usd_per_hour
+from dynamollm.core.policies.base import describe_mix
 from dynamollm.core.policies.joint import POOL_WORTH
 from dynamollm.core.records import (
     Behavior,
@@ -132,6 +133,23 @@ def test_more_load_never_means_less_capacity(
     more = decided(service, {c: rate * factor for c, rate in rates.items()}, node_gpus=(8,) * 64)
     needed = factor * sum(tokens_per_s(pool.load) for pool in less.pools)
     assert tokens(more) >= needed * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("policy", [PolicyName.SINGLE_POOL_ELASTIC, PolicyName.JOINT])
+@settings(max_examples=30)
+@given(rates=RATES, factor=st.floats(1.0, 1.2) | st.floats(1.2, 4.0), sizing=st.sampled_from([SIZING, APART]))
+def test_more_load_never_means_fewer_watts_where_watts_are_least(
+    policy: PolicyName, rates: dict[RequestClass, float], factor: float, sizing: RoundSizing
+) -> None:
+    """What carries more carries less at no more watts, so a plan of less load that drew more would not be the cheapest.
+
+    Others do not look for the least watts: an instance more may let ScaleFreq's clocks fall, and DynamoLLM parts small pools
+    only where they fill an instance.
+    """
+    service = make_service(policy=policy, limits=Limits(max_gpus=512))
+    less = decided(service, rates, node_gpus=(8,) * 64, sizing=sizing)
+    more = decided(service, {c: rate * factor for c, rate in rates.items()}, node_gpus=(8,) * 64, sizing=sizing)
+    assert more.power_w >= less.power_w * (1 - POOL_WORTH)
 
 
 # ------------------------------------------------------------------ what each leaves alone
@@ -306,3 +324,25 @@ def test_what_binds_is_named_and_the_load_is_carried_within_it(
     assert plan.reason == "Initial"
     assert plan.binding in plan.message
     assert all(pool.capacity_per_s >= pool.rate_per_s for pool in plan.pools)
+
+
+# ------------------------------------------------------------------ the next best
+@pytest.mark.parametrize("policy", ELASTIC)
+@settings(max_examples=15)
+@given(rates=RATES, pools=st.integers(1, 4), tolerance=st.sampled_from([0.1, 0.9]))
+@example(rates=MIX, pools=2, tolerance=0.9)
+@example(rates=MIX, pools=3, tolerance=0.9)
+def test_the_runner_up_is_another_plan(
+    policy: PolicyName, rates: dict[RequestClass, float], pools: int, tolerance: float
+) -> None:
+    service = make_service(policy=policy, behavior=Behavior(tolerance=tolerance))
+    before = decided(replace(service, pins=Pins(pools=pools)), rates, sizing=APART)
+    after = decided(service, rates, plan=before, now_s=NOW_S + 1800, sizing=APART)
+    for plan in (before, after):
+        told = plan.runner_up.split("; ")
+        asked = [" ".join(c for c in pool.classes if c in pool.load) for pool in plan.pools]
+        parts = [set(one[len("pools ") :].rpartition(":")[0].split(" | ")) for one in told if one.startswith("pools ")]
+        assert set(filter(None, asked)) not in parts
+        for pool in plan.pools:
+            mix = describe_mix({group.tensor_parallel: group.instances for group in pool.groups})
+            assert not any(one.startswith(f"{pool.name}: {mix} at ") for one in told)

@@ -70,14 +70,30 @@ def test_a_schedule_holds_by_hour_of_the_day(hour: float, usd_per_kwh: float, gr
     assert prices.carbon_g_per_kwh == grams
 
 
-PRICED = {"gpuPriceMicroUSDPerHour": 1}
+PRICED = {"gpuPriceMicroUSDPerHour": 1, "electricityPriceMicroUSDPerKWh": 1}
+NO_GPUS = "and no price of GPUs is known: set gpuPriceMicroUSDPerHour in ClusterPolicy default"
 MISSING = [
     # service, policy, objective that is planned by, words of the complaint
     ({}, {}, Objective.ENERGY, ""),
     ({"objective": "Cost"}, {}, Objective.ENERGY, "spec.objective is Cost, and no price is known: set gpuPrice"),
     ({"objective": "Cost"}, PRICED, Objective.COST, ""),
-    ({"objective": "Cost"}, {"electricityPriceMicroUSDPerKWh": 1}, Objective.COST, ""),
-    ({"objective": "Cost"}, DAY_AND_NIGHT, Objective.COST, ""),
+    ({"objective": "Cost"}, {"gpuPriceMicroUSDPerHour": 0, "electricityPriceMicroUSDPerKWh": 1}, Objective.COST, ""),
+    ({"objective": "Cost"}, {"gpuPriceMicroUSDPerHour": 1, **DAY_AND_NIGHT}, Objective.COST, ""),
+    # What is unknown is not zero.
+    ({"objective": "Cost"}, DAY_AND_NIGHT, Objective.COST, f"spec.objective is Cost, {NO_GPUS}"),
+    (
+        {"objective": "Cost"},
+        {"gpuPriceMicroUSDPerHour": 1},
+        Objective.COST,
+        "spec.objective is Cost, and no price of electricity is known: set electricityPriceMicroUSDPerKWh",
+    ),
+    ({}, {"electricityPriceMicroUSDPerKWh": 1}, Objective.ENERGY, ""),
+    (
+        {"limits": {"maxCostCentsPerHour": 1230}},
+        {"electricityPriceMicroUSDPerKWh": 1},
+        Objective.ENERGY,
+        f"spec.limits.maxCostCentsPerHour is 1230, {NO_GPUS}, 0 where there is none to pay; until then electricity alone",
+    ),
     ({"objective": "Carbon"}, PRICED, Objective.ENERGY, "spec.objective is Carbon, and no carbon intensity is known"),
     ({"objective": "Carbon"}, {"carbonIntensityGramsPerKWh": 0}, Objective.CARBON, ""),
     ({"objective": "Carbon"}, DAY_AND_NIGHT, Objective.CARBON, ""),

@@ -101,6 +101,9 @@ TWO_TP4 = plan(pool("ll", ALL, 8.0, tp4=2))
 FOUR_TP4 = plan(pool("ll", ALL, 18.0, tp4=4))
 ONE_TP4 = plan(pool("ll", ALL, 3.0, tp4=1))
 SPLIT = plan(pool("sl", SHORT, 3.0, tp4=1), pool("ll", REST, 3.0, tp4=1))
+GROWING = plan(pool("sl", SHORT, 3.0, tp4=1), pool("ll", REST, 18.0, tp8=2))
+FILLING = plan(pool("sl", SHORT, 3.0, tp4=1), pool("ll", REST, 4.0, tp2=2))
+TO_SL = dict.fromkeys(ALL, "sl")
 NOBODY: dict[RequestClass, str] = {}
 TO_LL = dict.fromkeys(ALL, "ll")
 
@@ -131,6 +134,21 @@ CASES: dict[str, tuple[Plan, Observation, tuple[Action, ...]]] = {
         SPLIT,
         look(SPLIT, pod("a", "ll", 4), pod("b", "sl", 4), routing=TO_LL),
         (SetRouting(SPLIT.routing),),
+    ),
+    "nor while it carries less than planned, and its old one carries what comes": (
+        GROWING,
+        look(GROWING, pod("a", "sl", 4), pod("b", "ll", 8), pod("c", "ll", 8, S), routing=TO_SL, rate=4.9),
+        (),
+    ),
+    "where the old one does not, it moves to one that is less full": (
+        GROWING,
+        look(GROWING, pod("a", "sl", 4), pod("b", "ll", 8), pod("c", "ll", 8, S), routing=TO_SL, rate=5.5),
+        (SetRouting(GROWING.routing),),
+    ),
+    "but to none that would be fuller": (
+        FILLING,
+        look(FILLING, pod("a", "sl", 4), pod("b", "ll", 2), pod("c", "ll", 2, S), routing=TO_SL, rate=5.5),
+        (),
     ),
     "a pool that lost its instances sends its classes to the larger one": (
         SPLIT,

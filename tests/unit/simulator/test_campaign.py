@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dynamollm.core.errors import InvalidInputError
-from dynamollm.simulator import keeping
+from dynamollm.simulator import keeping, shares
 from dynamollm.simulator.campaign import Campaign, tasks
 from dynamollm.simulator.experiment import Question, answer, prepare
 from dynamollm.simulator.keeping import Keeper
@@ -18,6 +19,14 @@ def question(tmp_path: Path) -> Question:
     rows = "".join(f"{k / 4},{50 + 41 * (k % 50)},{10 + 7 * (k % 50)}\n" for k in range(600))
     trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
     return Question(trace=str(trace), servers=2)
+
+
+def longer(trace: str) -> str:
+    """Return a trace of as many requests over two hours, of which there are tens of looks a second."""
+    path = Path(trace).with_name("longer.csv")
+    rows = "".join(f"{12 * k},{50 + 41 * (k % 50)},{10 + 7 * (k % 50)}\n" for k in range(600))
+    path.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    return str(path)
 
 
 def test_a_sweep_asks_for_every_combination(question: Question) -> None:
@@ -58,6 +67,23 @@ def test_processes_give_what_one_gives(question: Question) -> None:
         assert here == there
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_it_is_told_how_much_is_done_while_runs_go_on(
+    question: Question, tmp_path: Path, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # These runs may be over between two looks of the usual pace.
+    monkeypatch.setattr(shares, "_LOOK_S", 0.002)
+    campaign = Campaign(jobs=jobs, folder=tmp_path / "answers")
+    wanted = tasks(replace(question, trace=longer(question.trace)), ["SinglePool"], ["fcfs"], ["seed=0,1,2"])
+    next(iter(Campaign(folder=tmp_path / "answers").answers(wanted[:1])))
+    told: list[float] = []
+    assert len(list(campaign.answers(wanted, tell=told.append))) == 3
+    assert told == sorted(told)
+    assert told[0] >= 1.0
+    assert told[-1] <= 3.0
+    assert any(done % 1 > 0 for done in told), "not only when a run ends"
+
+
 class _Cut(BaseException):
     """A process that is killed."""
 
@@ -78,9 +104,9 @@ def test_a_run_that_was_cut_off_half_way_ends_as_if_it_had_not_been(tmp_path: Pa
 
     with pytest.raises(_Cut):
         answer(prepared, policy, "fcfs", cut, keeper)
-    shares: list[float] = []
-    rest, _ = answer(prepare(question), policy, "fcfs", shares.append, keeper)
-    assert min(shares) > 0.4
+    done: list[float] = []
+    rest, _ = answer(prepare(question), policy, "fcfs", done.append, keeper)
+    assert min(done) > 0.4
     assert {**rest.document(), "wall_seconds": 0} == {**whole.document(), "wall_seconds": 0}
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamollm.core.selection import Candidate, choose
+from dynamollm.core.selection import Candidate, choose, choose_among
 from dynamollm.simulator import dispatch
 from dynamollm.simulator.fleet import serve
 from dynamollm.simulator.fleet_state import MAX_IN_FLIGHT_PER_GPU, new_fleet
@@ -20,29 +20,75 @@ TABLE = StepTable(PROFILE)
 SLO_MS = np.full(9, 400.0)
 
 members = st.lists(
-    st.tuples(st.sampled_from([2, 4, 8]), st.integers(0, 8 * MAX_IN_FLIGHT_PER_GPU), st.integers(0, 20)),
+    st.tuples(
+        st.sampled_from([2, 4, 8]),
+        st.integers(0, 8 * MAX_IN_FLIGHT_PER_GPU),
+        st.integers(0, 20),
+        st.sampled_from([3.0, 20.0, 77.7, 300.0]),
+    ),
     max_size=8,
     unique_by=lambda one: one[2],
 )
 
 
-@given(members=members)
+@given(members=members, unknown=st.sets(st.integers(0, 7), max_size=1))
 @settings(deadline=None)
-def test_the_compiled_choice_is_that_of_the_router(members: list[tuple[int, int, int]]) -> None:
+def test_the_compiled_choice_is_that_of_the_router(
+    members: list[tuple[int, int, int, float]], unknown: set[int]
+) -> None:
     engines = new_engines(TABLE, instances=8, batch=4, slots=4)
     fleet = new_fleet(
         instances=8, pools=1, ttft_slo_ms=SLO_MS, tbt_slo_ms=SLO_MS, by_deadline=False, alone_row=0, alone_chunk=0
     )
     candidates = []
-    for place, (degree, in_flight, last) in enumerate(members):
+    for place, (degree, in_flight, last, carried) in enumerate(members):
+        full = np.inf if place in unknown else carried
         one = engines.instances[place]
         one["tensor_parallel"], one["in_flight"], one["wake_s"] = degree, in_flight, np.inf
         fleet.members[0, place] = place
         fleet.n_members[0] += 1
         fleet.last_chosen[place] = last
-        candidates.append(Candidate(str(place), "ll", degree, "", in_flight=in_flight, last_chosen=last))
+        fleet.full_in_flight[place] = full
+        candidates.append(
+            Candidate(str(place), "ll", degree, "", in_flight=in_flight, full_in_flight=full, last_chosen=last)
+        )
     expected = choose(candidates, max_in_flight_per_gpu=MAX_IN_FLIGHT_PER_GPU)
     assert dispatch.choose(engines, fleet, 0, 0.0) == (-1 if expected is None else int(expected.name))
+
+
+POOLS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from([2, 4, 8]), st.integers(0, 70), st.sampled_from([1.0, 8.5, 40.0, np.inf])), max_size=3
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(POOLS, st.integers(1, 4))
+@settings(deadline=None)
+def test_so_is_the_choice_among_pools(pools: list[list[tuple[int, int, float]]], larger: int) -> None:
+    larger = min(larger, len(pools))
+    engines = new_engines(TABLE, instances=12, batch=4, slots=4)
+    fleet = new_fleet(
+        instances=12, pools=4, ttft_slo_ms=SLO_MS, tbt_slo_ms=SLO_MS, by_deadline=False, alone_row=0, alone_chunk=0
+    )
+    candidates: list[list[Candidate]] = []
+    place = 0
+    for pool, members in enumerate(pools):
+        fleet.order[0, pool] = pool
+        candidates.append([])
+        for degree, in_flight, full in members:
+            one = engines.instances[place]
+            one["tensor_parallel"], one["in_flight"], one["wake_s"] = degree, in_flight, np.inf
+            fleet.full_in_flight[place] = full
+            fleet.members[pool, fleet.n_members[pool]] = place
+            fleet.n_members[pool] += 1
+            candidates[pool].append(Candidate(str(place), "ll", degree, "", in_flight=in_flight, full_in_flight=full))
+            place += 1
+    fleet.larger[0] = larger
+    expected = choose_among(candidates, larger=larger, max_in_flight_per_gpu=MAX_IN_FLIGHT_PER_GPU)
+    assert dispatch.choose_among(engines, fleet, 0, 0.0) == (-1 if expected is None else int(expected.name))
 
 
 @pytest.mark.parametrize("profile", ["modern", "paper"])

@@ -52,6 +52,18 @@ def test_single_pool_never_changes_and_is_as_large_as_asked(single_pool: Result,
     assert single_pool.gpu_hours == pytest.approx(48 * prepared.workload.trace.duration_s / 3600, rel=0.01)
 
 
+@pytest.mark.parametrize(("seconds", "startup_s"), [(8, None), (60, None), (600, 2400.0)])
+def test_a_trace_shorter_than_a_start_up_loses_no_request(
+    tmp_path: Path, seconds: int, startup_s: float | None
+) -> None:
+    trace = generated(tmp_path / "short.csv", per_s=4.0, seconds=seconds, seed=2)
+    one = prepare(Question(trace=trace, servers=2, startup_s=startup_s))
+    for policy in ("SinglePool", "Joint"):
+        result, _ = answer(one, policy, "fcfs")
+        assert (result.requests, result.failed) == (one.seen.total, 0)
+        assert result.meets_slo, policy
+
+
 @pytest.mark.parametrize("name", ["single_pool", "dynamo"])
 def test_no_request_and_no_token_is_lost(name: str, prepared: Prepared, request: pytest.FixtureRequest) -> None:
     result: Result = request.getfixturevalue(name)

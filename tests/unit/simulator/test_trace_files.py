@@ -121,6 +121,16 @@ def test_code_comes_in_bursts_and_conversations_do_not(tmp_path: Path) -> None:
     assert dispersion("requests_code") > 50
 
 
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [(AZURE + "2023-11-16 18:15:46.6805900,374,44\n", ""), (HOURS + "2024-05-13 00:00:00,1,1\n", ":requests_conv")],
+)
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path, text: str, column: str) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(text, encoding="utf-8-sig")
+    assert all_of(opened(f"{file}{column}")).size == 1
+
+
 def test_a_small_file_is_sorted_and_scaled_without_new_bursts(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text(OWN + "".join(f"{second},100,50\n" for second in (*range(600, 1200), *range(600))))
@@ -150,6 +160,25 @@ def test_the_warm_up_is_the_beginning_backwards_and_predictions_are_as_right_as_
     assert right == pytest.approx(accuracy, abs=0.02)
     # Inputs are counted, not predicted.
     assert np.array_equal(arrivals["predicted"] // 3, arrivals["request_class"] // 3)
+
+
+@pytest.mark.parametrize("warm_up_s", [30.0, 40.0, 95.0, 420.0])
+def test_a_warm_up_longer_than_the_trace_goes_to_and_fro(tmp_path: Path, warm_up_s: float) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(OWN + "".join(f"{0.5 * k},{100 + k},50\n" for k in range(80)))
+    trace = opened(str(path))
+    arrivals = np.concatenate([part for _, part in Workload(trace, warm_up_s=warm_up_s).arrivals()])
+    assert np.all(np.diff(arrivals["arrival_s"]) >= 0)
+    after = arrivals[arrivals["counted"] == 1]
+    assert after["input_tokens"].tolist() == list(range(100, 180))
+    assert after["arrival_s"] - warm_up_s == pytest.approx(0.5 * np.arange(80))
+    before = arrivals[arrivals["counted"] == 0]
+    back_s = warm_up_s - before["arrival_s"]
+    turns, rest_s = np.divmod(back_s, trace.duration_s)
+    mirrored_s = np.where(turns % 2 == 0, rest_s, trace.duration_s - rest_s)
+    # Each of them is the request of its time, and none of them lacks.
+    assert mirrored_s == pytest.approx(0.5 * (before["input_tokens"] - 100))
+    assert before.size == pytest.approx(2 * warm_up_s, abs=2)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])

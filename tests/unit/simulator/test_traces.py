@@ -9,11 +9,13 @@ from dynamollm.simulator.traces import TraceRequest, generate_conversation_hour,
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
 
-def test_reads_requests_in_order_of_arrival(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_reads_requests_in_order_of_arrival(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(
         HEADER
-        + "2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:16:46.6805900,14050,7\n"
+        + "2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:16:46.6805900,14050,7\n",
+        encoding=encoding,
     )
     assert read_azure_csv(file) == [
         TraceRequest(0.0, 374, 44),

@@ -1,13 +1,13 @@
 """The router of a service: Deployment, Service, ServiceAccount, RoleBinding, and the ConfigMap that it watches."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamollm.api import names
 from dynamollm.controller.objects.common import POD_IP_ENV, RESTRICTED, RESTRICTED_POD, Owner, scraped, stamped
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.records import Service
+from dynamollm.core.records import PoolPlan, Service
 
 
 def router_name(service: str) -> str:
@@ -63,8 +63,10 @@ def router_objects(owner: Owner) -> tuple[dict[str, Any], ...]:
     return tuple(stamped(body) for body in (account, binding, front, deployment))
 
 
-def routing_config_map(owner: Owner, service: Service, routing: Mapping[RequestClass, str]) -> dict[str, Any]:
-    """Return the ConfigMap that tells the router who serves what; it needs all nine classes."""
+def routing_config_map(
+    owner: Owner, service: Service, routing: Mapping[RequestClass, str], *, pools: Iterable[PoolPlan]
+) -> dict[str, Any]:
+    """Return the ConfigMap that tells the router who serves what, all nine classes, and how much planned instances carry."""
     content = {
         "service": owner.name,
         "namespace": owner.namespace,
@@ -79,6 +81,11 @@ def routing_config_map(owner: Owner, service: Service, routing: Mapping[RequestC
         "slo": {
             "ttft_ms": {request_class.value: service.slo.ttft_ms[request_class] for request_class in RequestClass},
             "tbt_ms": {request_class.value: service.slo.tbt_ms[request_class] for request_class in RequestClass},
+        },
+        "full_in_flight": {
+            pool.name: {str(group.tensor_parallel): round(group.full_in_flight, 1) for group in known}
+            for pool in pools
+            if (known := [group for group in pool.groups if group.full_in_flight > 0])
         },
     }
     return stamped(

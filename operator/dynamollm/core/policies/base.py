@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.coupling import MAX_GPUS
 from dynamollm.core.forecast import Outlook
 from dynamollm.core.objective import Budget
 from dynamollm.core.records import Load, Plan, Service
@@ -68,13 +69,15 @@ class Situation:
     due: Due
     max_gpus: int
     """GPUs that the service may hold in all now: its limit, what can be had, and what could not be had lately."""
-    bins: tuple[int, ...]
-    """Where instances fit: free GPUs of each node and the place of each own instance; empty: unknown."""
+    bins: tuple[int, ...] | None
+    """Where instances fit: free GPUs of each node and the place of each own instance; None: unknown."""
     free: tuple[int, ...]
     """GPUs that are free now, by node."""
     may_reduce: bool
     """False while instances are waiting or starting."""
     now_s: float
+    gpu_limit: str = MAX_GPUS
+    """What it is that allows no more than ``max_gpus`` (``core.coupling``)."""
     budget: Budget = field(default_factory=Budget)
     """Watts and money that the service may spend."""
 
@@ -97,4 +100,4 @@ def pool_name(classes: tuple[RequestClass, ...]) -> str:
 
 def describe_mix(mix: Mapping[int, int]) -> str:
     """Return a mix for people: ``2×TP4 + 1×TP8``."""
-    return " + ".join(f"{count}×TP{tp}" for tp, count in sorted(mix.items())) or "nothing"
+    return " + ".join(f"{count}×TP{tp}" for tp, count in sorted(mix.items())) or "no instance"

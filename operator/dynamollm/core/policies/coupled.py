@@ -1,13 +1,14 @@
 """The mixes of all pools of a partition at once, where limits couple them: what Joint does instead of one after the other."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dynamollm.core.coupling import Coupling, coupling
+from dynamollm.core.coupling import ON_NODES, Coupling, coupling
 from dynamollm.core.milp import solve
-from dynamollm.core.mix import Mix, Switching, start_cost_per_gpu
+from dynamollm.core.mix import Choice, Mix, Switching, start_cost_per_gpu
 from dynamollm.core.objective import weights
 from dynamollm.core.options import Options, Subsets, least_options
 from dynamollm.core.policies.base import Situation, pool_name
@@ -45,7 +46,7 @@ def couple(s: Situation, filler: Filler, partition: Partition, loads: Loads) -> 
     )
     shared = coupling_of(s)
     cost, index, options = least_options(subsets)
-    broken = broken_by(options, list(index.values()), shared) if np.isfinite(cost).all() else ("maxGPUs",)
+    broken = broken_by(options, list(index.values()), shared) if np.isfinite(cost).all() else (s.gpu_limit,)
     if not broken:
         return Coupled()
     limited = replace(subsets, max_gpus=s.max_gpus, budget=s.budget)
@@ -65,6 +66,7 @@ def coupling_of(s: Situation) -> Coupling:
     return coupling(
         service.tensor_parallel,
         max_gpus=s.max_gpus,
+        gpu_limit=s.gpu_limit,
         budget=s.budget,
         bins=s.bins,
         min_instances=service.limits.min_instances,
@@ -77,7 +79,23 @@ def broken_by(options: Options, chosen: list[int], shared: Coupling) -> tuple[st
     counts = options.counts[chosen].sum(axis=0)
     broken = shared.broken(counts, float(options.power_w[chosen].sum()))
     mix = {tp: int(n) for tp, n in zip(shared.degrees, counts, strict=True) if n > 0}
-    return broken or (() if shared.fits(mix) else ("GPUs on nodes",))
+    return broken or (() if shared.fits(mix) else (ON_NODES,))
+
+
+def broken_by_cheapest(s: Situation, filler: Filler, partition: Partition, loads: Loads) -> str:
+    """Return the limits that the cheapest mixes of these pools would break, each chosen by itself; empty: none."""
+    return broken_together(s, [filler.cheapest(classes, loads(classes)) for classes in partition])
+
+
+def broken_together(s: Situation, choices: Sequence[Choice]) -> str:
+    """Return the limits that these mixes together break, with what they would take of them; empty: none."""
+    shared = coupling_of(s)
+    mix: Counter[int] = Counter()
+    for choice in choices:
+        mix.update(choice.mix)
+    counts = np.array([mix[tp] for tp in shared.degrees])
+    broken = shared.broken(counts, sum(choice.power_w for choice in choices))
+    return ", ".join(broken or (() if shared.fits(mix) else (ON_NODES,)))
 
 
 def start_w(s: Situation) -> float:

@@ -1,10 +1,14 @@
 """A pool with its instances, as the policies weigh it against others, before anybody has worked out its ladders."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from dynamollm.core.behavior import relative_change
 from dynamollm.core.mix import Mix, PoolSize
+from dynamollm.core.policies.base import HOLDING, Situation
 from dynamollm.core.records import GroupPlan, Ladder, PoolPlan
+from dynamollm.core.sizing import tokens_per_s
 
 _NO_LADDER: Final = Ladder(steps=(), safe_mhz=0)
 
@@ -20,6 +24,8 @@ class Filled:
     tolerance, as planned, and higher by it."""
     recommended_gpus: int
     """GPUs it would have without damping."""
+    throughput_per_s: float = math.inf
+    """Requests/s that it serves, in time or not; known where it is short only."""
     short: bool = False
     """The load does not fit into what may be had."""
     degraded: bool = False
@@ -49,3 +55,26 @@ def without_ladders(mix: Mix) -> tuple[GroupPlan, ...]:
 def mix_of(pool: PoolPlan) -> Mix:
     """Return a pool's planned instances by TP."""
     return {group.tensor_parallel: group.instances for group in pool.groups if group.instances > 0}
+
+
+def cut_short(s: Situation, size: PoolSize, mix: Mix) -> PoolSize:
+    """Return what instances carry in a pool of so few: bursts spread less than over as many as the load needs."""
+    few = max(1, sum(mix.values()))
+    carried = {
+        tp: min(each, s.sizing.in_pool_per_s(load=size.load, tensor_parallel=tp, instances=few))
+        for tp, each in size.capacity_by_tp.items()
+    }
+    return replace(size, capacity_by_tp=carried)
+
+
+def alike(s: Situation, old: PoolPlan, new: PoolPlan) -> bool:
+    """Return whether a pool is still as planned: the same instances, and load within the tolerance of the plan's."""
+    tolerance = s.service.behavior.tolerance
+    return (
+        s.current is not None
+        and s.current.reason not in HOLDING
+        and old.classes == new.classes
+        and mix_of(old) == mix_of(new)
+        and relative_change(new.rate_per_s, old.rate_per_s) <= tolerance
+        and relative_change(tokens_per_s(new.load), tokens_per_s(old.load)) <= tolerance
+    )

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dynamollm.core.behavior import Recommendations, relative_change, stabilised_gpus
+from dynamollm.core.behavior import Recommendations, stabilised_gpus
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.coupling import ON_NODES
 from dynamollm.core.inventory import room_beside
 from dynamollm.core.mix import (
+    SPREAD,
     Bounds,
     Choice,
     Mix,
@@ -17,13 +19,13 @@ from dynamollm.core.mix import (
     gpus,
     idle,
     least_cost,
-    most_capacity,
+    most_throughput,
     size_pools,
     start_cost,
 )
 from dynamollm.core.objective import Weights, weights
-from dynamollm.core.policies.base import HOLDING, Situation, describe_mix, pool_name
-from dynamollm.core.policies.filled import Filled, mix_of, without_ladders
+from dynamollm.core.policies.base import Situation, describe_mix, pool_name
+from dynamollm.core.policies.filled import Filled, alike, cut_short, mix_of, without_ladders
 from dynamollm.core.priors import nominal_load
 from dynamollm.core.records import Load, PoolPlan
 from dynamollm.core.rollout import ROUNDING
@@ -177,12 +179,32 @@ class Filler:
         )
         return self._fill_one(pool.classes, load, room=room, granted=None, tight=False, wish=None)
 
-    def minimal(self, classes: Classes, load: Load) -> Filled:
-        """Return one instance of the smallest TP: what to wait for where there is room for nothing."""
+    def cheapest(self, classes: Classes, load: Load) -> Choice:
+        """Return the mix that a pool would have if nothing limited it."""
         size = self.size(classes, load)
-        usable = [tp for tp, capacity in size.capacity_by_tp.items() if capacity > 0] or list(size.capacity_by_tp)
-        choice = self._choice(size, {min(usable): 1})
-        return self._filled(classes, size, choice, recommended=choice.gpus, short=True)
+        old = self.current.get(pool_name(classes))
+        have: Mix = mix_of(old) if old else {}
+        able = {tp: capacity for tp, capacity in size.capacity_by_tp.items() if capacity > 0}
+        if not able:
+            return self._choice(size, have or {max(size.capacity_by_tp): 1})
+        fewest = min(tp * max(1, math.ceil(size.rate_per_s / capacity)) for tp, capacity in able.items())
+        room = Bounds(max_gpus=SPREAD * fewest + max(able))
+        if not self._knobs.instances:
+            room = self._fixed(size, have=have, room=room)
+            room = replace(room, max_gpus=room.min_instances * max(able))
+        return least_cost(size, room, weights=self._weights) or self._choice(size, have)
+
+    def minimal(self, classes: Classes, load: Load) -> Filled:
+        """Return what to wait for where there is room for nothing: an instance of the smallest TP that some node could take.
+
+        Where none could, no instance: what fits nowhere is nothing to wait for.
+        """
+        size = self.size(classes, load)
+        usable = sorted([tp for tp, capacity in size.capacity_by_tp.items() if capacity > 0] or size.capacity_by_tp)
+        placed = [tp for tp in usable if room_beside(self._situation.bins, {})({tp: 1})]
+        choice = self._choice(size, {placed[0]: 1} if placed else {})
+        one = self._filled(classes, size, choice, recommended=choice.gpus, short=True)
+        return one if placed else replace(one, binding=f"{ON_NODES} for TP{usable[0]} ({usable[0]} of 0)")
 
     def _choice(self, size: PoolSize, mix: Mix) -> Choice:
         power_w = size.power_w(mix)
@@ -223,16 +245,28 @@ class Filler:
                         fewest_gpus=tight,
                     )
         if best is None:
-            most = most_capacity(size, room, weights=self._weights) or most_capacity(
-                size, replace(room, at_least=None, min_gpus=0, min_instances=1), weights=self._weights
-            )
-            if most is None:
-                return None
-            return self._filled(classes, size, most, recommended=most.gpus, short=True)
+            most = self._most(size, have=have, room=room)
+            return None if most is None else self._filled(classes, size, most, recommended=most.gpus, short=True)
         chosen = best
         if old is not None and gpus(have) <= room.max_gpus and not tight:
             chosen = self._damped(size, best, old=old, room=room, switching=switching)
         return replace(self._filled(classes, size, chosen, recommended=best.gpus), fragile=fragile)
+
+    def _most(self, size: PoolSize, *, have: Mix, room: Bounds) -> Choice | None:
+        """Return what serves most where not all can be served in time.
+
+        More beside what is there, unless that loses requests which another mix does not: on full nodes that has to go before
+        another comes, and requests with it.
+        """
+        most = most_throughput(size, room, weights=self._weights) or most_throughput(
+            size, replace(room, at_least=None, min_gpus=0, min_instances=1), weights=self._weights
+        )
+        beside = most_throughput(size, replace(room, at_least=have), weights=self._weights) if have else None
+        if most is None or beside is None:
+            return most
+        margin = 1 + self._situation.service.behavior.tolerance
+        wanted = min(size.rate_per_s * margin, size.throughput_per_s(most.mix) / margin)
+        return beside if size.throughput_per_s(beside.mix) >= wanted else most
 
     def _fixed(self, size: PoolSize, *, have: Mix, room: Bounds) -> Bounds:
         """Return the bounds where the number of instances is that of the highest peak ever planned for."""
@@ -263,7 +297,8 @@ class Filler:
         """Hold back reductions, and changes that gain too little."""
         s = self._situation
         have = mix_of(old)
-        stay = replace(self._choice(size, have), runner_up=(wish.mix, wish.power_w))
+        other = wish.runner_up if wish.mix == have else (wish.mix, wish.power_w)
+        stay = replace(self._choice(size, have), runner_up=other)
         carries = (
             size.capacity_per_s(have) >= size.rate_per_s
             and room.min_instances <= sum(have.values()) <= (room.max_instances or math.inf)
@@ -337,6 +372,8 @@ class Filler:
     ) -> Filled:
         name = pool_name(classes)
         old = self.current.get(name)
+        if short and size.load:
+            size = cut_short(self._situation, size, choice.mix)
         pool = PoolPlan(
             name=name,
             classes=classes,
@@ -349,7 +386,7 @@ class Filler:
             power_w=choice.power_w,
         )
         of: PoolSize | None = size
-        if old is not None and self._alike(old, pool):
+        if old is not None and alike(self._situation, old, pool):
             pool, of = old, None
         other = choice.runner_up
         return Filled(
@@ -357,19 +394,7 @@ class Filler:
             size=of,
             costs=self._costs(size, choice),
             recommended_gpus=recommended,
+            throughput_per_s=size.throughput_per_s(choice.mix) if short else math.inf,
             short=short,
             runner_up=f"{name}: {describe_mix(other[0])} at {other[1]:.0f} W" if other else "",
-        )
-
-    def _alike(self, old: PoolPlan, new: PoolPlan) -> bool:
-        """Whether a pool is still as planned: the same instances, and load within the tolerance of the plan's."""
-        current = self._situation.current
-        tolerance = self._situation.service.behavior.tolerance
-        return (
-            current is not None
-            and current.reason not in HOLDING
-            and old.classes == new.classes
-            and mix_of(old) == mix_of(new)
-            and relative_change(new.rate_per_s, old.rate_per_s) <= tolerance
-            and relative_change(tokens_per_s(new.load), tokens_per_s(old.load)) <= tolerance
         )

@@ -24,7 +24,8 @@ from dynamollm.core.policies.filled import mix_of
 from dynamollm.core.policies.filling import Classes, Loads
 from dynamollm.core.policies.levels import Considered, Levels
 from dynamollm.core.policies.pools import one_pool, with_riders
-from dynamollm.core.sizing import Mixes, rate_per_s
+from dynamollm.core.sizing import rate_per_s
+from dynamollm.core.stream import mixes_of
 
 POOL_WORTH: Final = 0.01
 """Share of the whole cost that a pool more must save: bursts of one class find less room in a small pool, and the
@@ -61,7 +62,7 @@ def _partitions(s: Situation, loads: Loads) -> Considered:
         parts = _coupled(limited, replace(shared, pools=pinned), classes=len(able), worth=search.worth)
     if parts is None:
         # Not even one pool each within the limits: the levels fill what they can.
-        return one_pool(s, loads)
+        return replace(one_pool(s, loads), binding=", ".join(binding))
     pools = [classes_of(mask, able) for mask in parts]
     return Considered(
         [with_riders([*pools, *([hopeless] if hopeless else [])])],
@@ -129,13 +130,7 @@ def subsets(s: Situation, loads: Loads, classes: tuple[RequestClass, ...]) -> Su
     single = np.array([rate_per_s(loads((c,))) for c in classes])
     rates = member * single
     rates *= (_together(member, single, whole=rate_per_s(loads(classes))) / rates.sum(axis=1))[:, None]
-    lengths = [loads((c,))[c] for c in classes]
-    mixes = Mixes(
-        classes=classes,
-        rate_per_s=rates,
-        input_tokens=np.array([one.input_tokens for one in lengths]),
-        output_tokens=np.array([one.output_tokens for one in lengths]),
-    )
+    mixes = mixes_of({c: loads((c,))[c] for c in classes}, rates)
     degrees = s.service.tensor_parallel
     return Subsets(
         rate_per_s=rates.sum(axis=1),

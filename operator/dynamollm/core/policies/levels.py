@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeAlias
 
+from dynamollm.core.behavior import stabilised_gpus
+from dynamollm.core.mix import Choice, gpus
 from dynamollm.core.policies.base import Situation
-from dynamollm.core.policies.coupled import Coupled
+from dynamollm.core.policies.coupled import Coupled, broken_by_cheapest, broken_together
 from dynamollm.core.policies.filled import Filled, mix_of
 from dynamollm.core.policies.filling import Classes, Filler, Knobs, Loads, Partition
-from dynamollm.core.policies.outcome import decided, grown
-from dynamollm.core.records import ClassLoad, Load, Plan
+from dynamollm.core.policies.outcome import WHOLE, decided, grown
+from dynamollm.core.records import Load, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Considered:
 
     partitions: Sequence[Partition]
     runner_up: str = ""
-    """The next best, for explanation."""
+    """The next best after the first of them, for explanation."""
     binding: str = ""
     """The limits that better ones would break."""
 
@@ -73,8 +75,17 @@ class Levels:
             if filled and usable and not (outcomes and any(pool.fragile for pool in filled)):
                 outcomes.append((partition, filled))
         best = _best(s, outcomes, keep) if outcomes else _degraded(filler, loads, max(candidates, key=len))
-        plan = decided(s, best, binding=considered.binding)
-        return replace(plan, runner_up="; ".join(part for part in (considered.runner_up, plan.runner_up) if part))
+        wanted = _recommended(s, best)
+        if outcomes and outcomes[0][0] == keep and best is not outcomes[0][1] and _too_soon(s, best):
+            best = outcomes[0][1]
+        elif outcomes and outcomes[0][0] != keep and _short_lately(s):
+            best = self._staying(s, loads, best)
+        wish = tuple(one.pool.classes for one in best) if outcomes else max(candidates, key=len)
+        plan = decided(
+            s, best, recommended=wanted, binding=considered.binding or self._binding(s, filler, best, wish, loads)
+        )
+        next_best = considered.runner_up and _next_best(considered, outcomes, best)
+        return replace(plan, runner_up="; ".join(part for part in (next_best, plan.runner_up) if part))
 
     def _pool_level(self, s: Situation, current: Plan, filler: Filler) -> Plan:
         """TP degrees of each pool, for the load until the next decision."""
@@ -88,7 +99,9 @@ class Levels:
             replace(one, pool=replace(one.pool, gpu_budget=max(one.pool.gpu_budget, budgets.get(one.pool.name, 0))))
             for one in filled
         )
-        return replace(decided(s, filled), scale_decided_s=current.scale_decided_s, shard_decided_s=s.now_s)
+        binding = self._binding(s, filler, filled, partition, loads)
+        plan = decided(s, filled, recommended=_recommended(s, filled), binding=binding)
+        return replace(plan, scale_decided_s=current.scale_decided_s, shard_decided_s=s.now_s)
 
     def _fill(self, s: Situation, filler: Filler, partition: Partition, loads: Loads) -> tuple[Filled, ...] | None:
         filler.prepare(partition, loads)
@@ -101,6 +114,30 @@ class Levels:
         filled = filler.fill(partition, loads, within_budget=self.within_grant and not s.due.cluster)
         return filled and tuple(replace(one, binding=coupled.binding) for one in filled)
 
+    def _binding(self, s: Situation, filler: Filler, filled: Sequence[Filled], wish: Partition, loads: Loads) -> str:
+        """Return the limits that the cheapest mixes would break, where nobody who chose mixes of all pools together has said so."""
+        if self.couple is not None and not any(one.short or one.degraded for one in filled):
+            return ""
+        return broken_by_cheapest(s, filler, wish, loads)
+
+    def _staying(self, s: Situation, loads: Loads, other: tuple[Filled, ...]) -> tuple[Filled, ...]:
+        """Return the pools in force with all that they have, and more where there is room, unless others serve more.
+
+        For when these cannot serve all in time: on full nodes instances have to go before others come, and what they would have
+        served is lost.
+        """
+        current = s.current
+        staying: dict[str, Filled] = {}
+        for pool in reversed(current.pools if current else ()):
+            one = Filler(replace(s, current=current), self.knobs).grow(pool, loads(pool.classes))
+            if current is None or one is None:
+                return other
+            staying[pool.name] = one
+            current = replace(current, pools=tuple(one.pool if p.name == pool.name else p for p in current.pools))
+        stay = tuple(reversed(staying.values()))
+        margin = 1 + s.service.behavior.tolerance
+        return stay if stay and _share_served(s, stay) * margin >= _share_served(s, other) else other
+
     def _emergency(self, s: Situation, current: Plan) -> Plan:
         """Let the pools whose load outgrew them grow, at once and upward only; the epochs go on as they were."""
         loads = _peaks(s, horizon_s=s.service.intervals.shard_s + s.sizing.startup_s)
@@ -109,9 +146,12 @@ class Levels:
             if pool.name not in s.due.hot:
                 continue
             load = _highest(loads(pool.classes), s, pool.classes)
-            filled = Filler(replace(s, current=result), self.knobs).grow(pool, load)
+            filler = Filler(replace(s, current=result), self.knobs)
+            filled = filler.grow(pool, load)
             if filled is not None and mix_of(filled.pool) != mix_of(pool):
-                result = grown(replace(s, current=result), filled)
+                others = [Choice(mix_of(p), p.power_w, 0.0) for p in result.pools if p.name != pool.name]
+                binding = broken_together(s, [*others, filler.cheapest(pool.classes, load)]) if filled.short else ""
+                result = grown(replace(s, current=result), filled, binding=binding)
         return result
 
 
@@ -127,6 +167,53 @@ def _best(
         if not all(gain > least for gain, least in zip(saving, worth, strict=True)):
             best = 0
     return outcomes[best][1]
+
+
+def _recommended(s: Situation, filled: Sequence[Filled]) -> int:
+    """Return the GPUs that would be best; where not even all that may be had suffice, one more than these."""
+    return s.max_gpus + 1 if any(one.short for one in filled) else sum(one.recommended_gpus for one in filled)
+
+
+def _short_lately(s: Situation) -> bool:
+    """Return whether more GPUs than may be had now were recommended within the stabilisation window."""
+    past = s.current.downscale.get(WHOLE, ()) if s.current else ()
+    window_s = s.service.behavior.scale_down_stabilization_s
+    return stabilised_gpus(past, recommended=0, now_s=s.now_s, window_s=window_s) > s.max_gpus
+
+
+def _share_served(s: Situation, filled: Sequence[Filled]) -> float:
+    """Return which share of the load is served, in time or not, 0 to 1: with the tolerance on top, if anything of it waits."""
+    margin = 1 + s.service.behavior.tolerance
+    served = sum(min(one.pool.rate_per_s, one.throughput_per_s / margin) for one in filled)
+    asked = sum(one.pool.rate_per_s for one in filled)
+    return served / asked if asked > 0 else 1.0
+
+
+def _too_soon(s: Situation, filled: Sequence[Filled]) -> bool:
+    """Return whether other pools would leave fewer GPUs than were recommended within the stabilisation window, beyond the tolerance.
+
+    Each pool is stabilised by itself; one that another pool takes over would leave its past behind.
+    """
+    behavior = s.service.behavior
+    wanted = _recommended(s, filled)
+    past = s.current.downscale.get(WHOLE, ()) if s.current else ()
+    floor = stabilised_gpus(past, recommended=wanted, now_s=s.now_s, window_s=behavior.scale_down_stabilization_s)
+    return sum(gpus(mix_of(one.pool)) for one in filled) < floor * (1 - behavior.tolerance)
+
+
+def _next_best(
+    considered: Considered, outcomes: Sequence[tuple[Partition, tuple[Filled, ...]]], best: tuple[Filled, ...]
+) -> str:
+    """Return the pools after the best ones and what they would cost beyond them, in words; empty: there are none."""
+    other = next((filled for partition, filled in outcomes if partition == tuple(considered.partitions[0])), None)
+    if other is best:
+        return considered.runner_up
+    if other is None:
+        return ""
+    # Others stay in force, so that the next best is what was cheapest.
+    pools = " | ".join(" ".join(c for c in one.pool.classes if c in one.pool.load) for one in other if one.pool.load)
+    more = sum(one.costs[1] for one in other) - sum(one.costs[1] for one in best)
+    return f"pools {pools}: {more:+.0f} W"
 
 
 def _degraded(filler: Filler, loads: Loads, partition: Partition) -> tuple[Filled, ...]:
@@ -149,9 +236,17 @@ def _highest(forecast: Load, s: Situation, classes: Classes) -> Load:
         if now is not None and now.rate_per_s * margin > (
             load[request_class].rate_per_s if request_class in load else 0
         ):
-            load[request_class] = ClassLoad(now.rate_per_s * margin, now.input_tokens, now.output_tokens)
+            load[request_class] = replace(now, rate_per_s=now.rate_per_s * margin)
     return load
 
 
 def _peaks(s: Situation, *, horizon_s: float) -> Loads:
-    return cache(lambda classes: s.outlook.peak(classes, horizon_s=horizon_s))
+    of_each = cache(lambda: s.outlook.peak_of_each(horizon_s=horizon_s))
+
+    @cache
+    def peaks(classes: Classes) -> Load:
+        if len(classes) == 1:
+            return {c: part for c, part in of_each().items() if c in classes}
+        return s.outlook.peak(classes, horizon_s=horizon_s)
+
+    return peaks

@@ -2,15 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
-from dynamollm.core.behavior import remember
+from dynamollm.core.behavior import Recommendations, remember
+from dynamollm.core.mix import gpus
 from dynamollm.core.policies.base import Reason, Situation, describe_mix
 from dynamollm.core.policies.filled import Filled, mix_of
 from dynamollm.core.records import Plan, PoolPlan
 
+WHOLE: Final = "*"
+"""In what is remembered of recommendations, by pool: the GPUs of all pools together."""
 
-def decided(s: Situation, filled: Sequence[Filled], *, binding: str = "") -> Plan:
-    """Return the plan of these pools, decided now at both levels; ``binding``: the limits that other pools would break."""
+
+def decided(s: Situation, filled: Sequence[Filled], *, recommended: int, binding: str = "") -> Plan:
+    """Return the plan of these pools, decided now at both levels.
+
+    Args:
+        s: the situation.
+        filled: pools.
+        recommended: GPUs that would be best now, all pools together, whatever is held back.
+        binding: the limits that other pools would break.
+    """
     pools = tuple(one.with_ladders() for one in filled)
     reason = _reason(s, filled)
     binding = next((one.binding for one in filled if one.binding), binding)
@@ -23,12 +35,18 @@ def decided(s: Situation, filled: Sequence[Filled], *, binding: str = "") -> Pla
         message=_message(s, reason, pools, binding),
         binding=binding,
         runner_up="; ".join(one.runner_up for one in filled if one.runner_up),
-        downscale={one.pool.name: _remembered(s, one) for one in filled},
+        downscale={
+            **{one.pool.name: _remembered(s, one.pool.name, one.recommended_gpus) for one in filled},
+            WHOLE: _remembered(s, WHOLE, recommended),
+        },
     )
 
 
-def grown(s: Situation, one: Filled) -> Plan:
-    """Return the current plan with this pool grown; what the levels decided stays decided when it was."""
+def grown(s: Situation, one: Filled, *, binding: str = "") -> Plan:
+    """Return the current plan with this pool grown; what the levels decided stays decided when it was.
+
+    ``binding``: the limits that its growth would break.
+    """
     if s.current is None:
         raise ValueError("only a plan in force can grow")
     pools = tuple(one.with_ladders() if pool.name == one.pool.name else pool for pool in s.current.pools)
@@ -38,18 +56,22 @@ def grown(s: Situation, one: Filled) -> Plan:
         pools=pools,
         power_w=sum(pool.power_w for pool in pools),
         reason=reason,
-        message=_message(s, reason, pools, ""),
+        message=_message(s, reason, pools, binding),
         runner_up="",
-        binding="",
-        downscale={**s.current.downscale, one.pool.name: _remembered(s, one)},
+        binding=binding,
+        downscale={
+            **s.current.downscale,
+            one.pool.name: _remembered(s, one.pool.name, one.recommended_gpus),
+            WHOLE: _remembered(s, WHOLE, sum(gpus(mix_of(pool)) for pool in pools)),
+        },
     )
 
 
-def _remembered(s: Situation, one: Filled) -> tuple[tuple[float, int], ...]:
-    past = s.current.downscale.get(one.pool.name, ()) if s.current else ()
+def _remembered(s: Situation, pool: str, recommended: int) -> Recommendations:
+    past = s.current.downscale.get(pool, ()) if s.current else ()
     return remember(
         past,
-        recommended=one.recommended_gpus,
+        recommended=recommended,
         now_s=s.now_s,
         window_s=s.service.behavior.scale_down_stabilization_s,
     )
@@ -89,8 +111,8 @@ def _message(s: Situation, reason: Reason, pools: Sequence[PoolPlan], binding: s
         Reason.RESHARDED: f"Re-sharded to {plan}.",
         Reason.LOAD_ABOVE_CAPACITY: f"The observed load outgrew the plan between two decisions: grown to {plan}.",
         Reason.CAPACITY_UNAVAILABLE: (
-            f"The cheapest plan does not fit into {binding or f'{s.max_gpus} GPUs'} that may be had: {plan}, which carries "
-            f"{capacity:.2f}; raise that limit or the cluster's budget, or free GPUs."
+            f"The cheapest plan {f'would break {binding}' if binding else f'does not fit into {s.max_gpus} GPUs that may be had'}: "
+            f"{plan}, which carries {capacity:.2f}; raise that limit or the cluster's budget, or free GPUs."
         ),
         Reason.SLO_UNATTAINABLE: (
             f"No TP degree keeps the SLO for some class even at the highest clock: {plan}; "

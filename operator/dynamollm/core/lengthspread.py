@@ -1,0 +1,33 @@
+"""How lengths vary within a class."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from dynamollm.core.classes import Length
+from dynamollm.core.steptable import Floats
+
+INPUT_BOUNDS: Final = {Length.SHORT: (1.0, 256.0), Length.MEDIUM: (256.0, 1024.0), Length.LONG: (1024.0, 8192.0)}
+OUTPUT_BOUNDS: Final = {Length.SHORT: (1.0, 100.0), Length.MEDIUM: (100.0, 350.0), Length.LONG: (350.0, 2048.0)}
+LENGTH_CV: Final = 0.5
+_LEAST_CV: Final = 0.05
+_BELOW, _ABOVE = 0.9, 0.75
+"""Lengths within a class vary less the nearer their mean is to the class's bounds: their coefficient of variation is
+about the least of 0.5 and these shares of the distance to the bounds over the mean. Over the classes of the Azure
+conversations of 2023 this is within 0.1 of what was counted (0.05 for ML, whose mean is 985, to 0.5)."""
+
+
+def bounds(means: Floats, of_class: Sequence[tuple[float, float]]) -> tuple[Floats, Floats]:
+    """Return the least and the most tokens by class; a mean outside its class's bounds tells nothing of them."""
+    least, most = np.array(of_class).T
+    inside = (means >= least) & (means <= most)
+    return np.where(inside, least, 1.0), np.where(inside, most, np.inf)
+
+
+def variation(means: Floats, of_class: Sequence[tuple[float, float]]) -> Floats:
+    """Return coefficients of variation by class; the largest for a mean outside its class's bounds."""
+    least, most = np.array(of_class).T
+    near = np.minimum(_BELOW * (means - least), _ABOVE * (most - means)) / means
+    inside = (means >= least) & (means <= most)
+    return np.where(inside, np.clip(near, _LEAST_CV, LENGTH_CV), LENGTH_CV)
