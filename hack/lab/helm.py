@@ -61,7 +61,8 @@ class Helm:
             check=False,
         )
         if result.returncode != 0:
-            raise LabError(f"helm {' '.join(args)}: {result.stderr.strip() or f'exit code {result.returncode}'}")
+            why = result.stderr.strip() or f"exit code {result.returncode}"
+            raise LabError("\n".join(filter(None, (f"helm {' '.join(args)}: {why}", result.stdout.strip()))))
         return result.stdout
 
     def render(self, values: Mapping[str, Any] | None = None, *args: str) -> str:
@@ -87,6 +88,14 @@ class Helm:
             LabError: helm refuses, or it is not ready in time.
         """
         return self.run("upgrade", "--install", *_RELEASE, *_WAIT, "--create-namespace", *args, values=values)
+
+    def test(self, *args: str) -> str:
+        """Run the release's own check and return what helm printed, the check's log included.
+
+        Raises:
+            LabError: something does not work; the message has the check's log.
+        """
+        return self.run("test", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--logs", "--timeout", "240s", *args)
 
     def uninstall(self, *args: str) -> str:
         """Uninstall the release and return what helm printed.

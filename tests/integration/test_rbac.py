@@ -8,13 +8,12 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from dynamollm.api.names import SYSTEM_NAMESPACE
 from integration.rights import granted, used
 from integration.waiting import eventually
 from lab.backend import LOCAL, kind_of_cluster
 from lab.cluster import LocalCluster, LocalClusterOptions
 from lab.controlplane import audit_log
-from lab.helm import RELEASE, Helm
+from lab.helm import Helm
 from lab.paths import REPOSITORY
 
 pytestmark = [
@@ -63,7 +62,7 @@ def test_every_right_is_used_and_none_is_missing(cluster: LocalCluster) -> None:
     }
     deleting = values | {"uninstall": {"services": "Delete"}}
     helm.install(values)
-    helm.run("test", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--timeout", "240s")
+    helm.test()
 
     cluster.kubectl("apply", "-f", str(REPOSITORY / "manifests/profiles"))
     apply(cluster, forecast={"initialRequestsPerMinute": 900}, pins={"pools": 2})

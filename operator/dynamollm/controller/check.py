@@ -15,8 +15,10 @@ from dynamollm.adapters.promclient import PrometheusError, Sample
 from dynamollm.api import names
 
 _POLL_S: Final = 0.5
+DISCOVERY_S: Final = 20.0
+"""How long Prometheus may take to hear of a new target: it gathers what discovery tells for 5 s, however often it scrapes."""
 SCRAPES: Final = 3
-"""Scrapes after which a new target must be known: discovery takes one, the scrape another."""
+"""Scrapes of a known target after which there must be a sample: the first comes at a random point of the interval."""
 AGENTS_S: Final = 60.0
 """How long agents may take to be ready: a first pull of the image."""
 
@@ -151,7 +153,7 @@ class Check:
                 return f"{samples[0].value:g}" if samples else ""
 
             try:
-                count = await self._until(scraped, SCRAPES * self.scrape_interval_s)
+                count = await self._until(scraped, DISCOVERY_S + SCRAPES * self.scrape_interval_s)
             except PrometheusError as error:
                 yield Finding(Level.PROBLEM, f"{error.reason}: {error} (value prometheus.url)")
                 return

@@ -62,6 +62,20 @@ class Metrics:
         return [Sample(labels={}, value=1.0, time_s=0.0)] if expression[6:-1] in self.series else []
 
 
+@dataclass
+class LateMetrics:
+    """A Prometheus that hears of its targets late."""
+
+    known_after_s: float
+    _now_s: float = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self._now_s += seconds
+
+    def vector(self, _expression: str) -> list[Sample]:
+        return [Sample(labels={}, value=1.0, time_s=0.0)] if self._now_s >= self.known_after_s else []
+
+
 async def no_sleep(_seconds: float) -> None:
     return
 
@@ -119,6 +133,19 @@ async def test_a_prometheus_that_does_not_answer_is_a_problem_once() -> None:
     assert bad == [
         Finding(Level.PROBLEM, "PrometheusUnreachable: http://prometheus cannot be reached (value prometheus.url)")
     ]
+
+
+async def test_a_new_target_may_be_discovered_later_than_a_few_short_scrapes() -> None:
+    late = LateMetrics(known_after_s=7.0)
+    look = Check(
+        kube=Kube(),  # type: ignore[arg-type]
+        metrics=late,
+        namespace=names.SYSTEM_NAMESPACE,
+        scrape_interval_s=1.0,
+        agents=False,
+        sleep=late.sleep,
+    )
+    assert {finding.level async for finding in look.run()} == {Level.OK}
 
 
 async def test_a_prometheus_that_scrapes_nothing_of_ours_is_a_problem() -> None:
