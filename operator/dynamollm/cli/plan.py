@@ -24,6 +24,7 @@ from dynamollm.core.fit import fitting_profile
 from dynamollm.core.plan_codec import decode
 from dynamollm.core.prices import missing_price, priced
 from dynamollm.core.records import Plan
+from dynamollm.core.runnerup import runner_up
 from dynamollm.core.service import service_from_spec
 from dynamollm.core.whatif import check_lengths, expected_latency, nodes_for, plan_for_load, without_instances
 
@@ -88,6 +89,7 @@ def command(
         plan=plan,
         before=before,
         latency=expected_latency(service, profile, plan),
+        runner_up=runner_up(service, profile, plan, changes=before is not None),
         policy=policy,
         missing=missing,
     )

@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
+from dynamollm.cli.plan_runner_up import in_words
 from dynamollm.core.objective import grams_per_hour, usd_per_hour
 from dynamollm.core.plan_codec import encode
 from dynamollm.core.policies.base import Reason
 from dynamollm.core.prices import tells_carbon, tells_cost, unpriced
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import GroupPlan, Plan, Service
+from dynamollm.core.runnerup import RunnerUp
 from dynamollm.core.whatif import ExpectedLatency
 
 _UNBOUND: Final[Mapping[str, str]] = {
@@ -33,6 +35,7 @@ class Answer:
     plan: Plan
     before: Plan | None
     latency: tuple[ExpectedLatency, ...]
+    runner_up: RunnerUp | None
     policy: ClusterPolicySpec
     missing: str
     """Which price is missing; empty: none."""
@@ -68,7 +71,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "reason": str(plan.reason),
         "message": plan.message,
         "binding": plan.binding or None,
-        "runnerUp": plan.runner_up or None,
+        "runnerUp": answer.runner_up and in_words(answer.runner_up, service, plan),
         "priceMissing": answer.missing or None,
         "gpus": plan.gpus,
         "powerWatts": round(plan.power_w, 1),
@@ -129,7 +132,9 @@ def print_tables(answer: Answer, console: Console | None = None) -> None:
         if answer.carbon_g_per_hour is None
         else f"{answer.carbon_g_per_hour / 1e3:.2f} kg/h",
         "binding": _binding(plan),
-        "runner-up": plan.runner_up or "none: no other plan was weighed",
+        "runner-up": in_words(answer.runner_up, service, plan)
+        if answer.runner_up
+        else "none: no other plan was weighed",
     }
     if answer.hopeless:
         facts["unattainable"] = (

@@ -29,6 +29,8 @@ class Command:
     folder: Path
     capture: pytest.CaptureFixture[str]
     patch: pytest.MonkeyPatch
+    columns: int = 200
+    """Of the terminal."""
 
     def file(self, name: str, text: str | dict[str, Any]) -> str:
         """Write a file and return its path."""
@@ -39,7 +41,7 @@ class Command:
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Return the exit code, what it printed and what it complained about."""
         self.patch.setattr(sys, "argv", ["dynamollm", self.name, *arguments])
-        self.patch.setenv("COLUMNS", "200")
+        self.patch.setenv("COLUMNS", str(self.columns))
         with pytest.raises(SystemExit) as ended:
             main()
         captured = self.capture.readouterr()

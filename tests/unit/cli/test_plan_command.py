@@ -1,5 +1,6 @@
 """`dynamollm plan`: what it answers, and in what words it refuses."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,45 @@ def test_the_table_says_what_the_json_says(plan: Command) -> None:
             assert f"{group['instances']} × TP{group['tensorParallel']}" in out
             assert f"{group['clockMHz']} MHz" in out
     assert answer["runnerUp"] in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, r"the same pools, but mm on 1×TP4 at \d+ MHz\. Not taken: it would use \d+ W \([\d.]+ %\) more\."),
+        ({"objective": "Cost"}, r"[\w ]+ on \d×TP\d at \d+ MHz.*Not taken: it would \w+ [\d.]+ USD/h \([\d.]+ %\)"),
+        ({"objective": "Carbon"}, r"Not taken: it would use \d+ g/h of CO2 equivalent \([\d.]+ %\) more\."),
+        ({"policy": "SinglePool"}, r"none: no other plan was weighed"),
+    ],
+)  # fmt: skip
+def test_the_runner_up_is_told_in_words(plan: Command, changes: dict[str, Any], words: str) -> None:
+    asked = question(plan, "-f", plan.file("policy.yaml", PRICES), service=edited(plan, **changes))
+    out = plan.run(*asked, "--at", "2026-01-01T00:00:00")[1]
+    assert re.search(words, told(out)), told(out)
+    answer = plan.json(*asked, "--at", "2026-01-01T00:00:00")["runnerUp"]
+    assert answer is None or " ".join(answer.split()) == told(out)
+
+
+def test_why_what_is_in_force_stays_is_told(plan: Command) -> None:
+    first = plan.file(
+        "current.json", plan.json(*question(plan, load=LOAD.replace("rate_per_s: 2.5", "rate_per_s: 6.0")))
+    )
+    out = plan.run(*question(plan, "--current", first))[1]
+    assert re.search(r"it would save \d+ W .* more than 10 % \(behavior\.tolerance\)", told(out)), told(out)
+
+
+def test_the_runner_up_is_within_80_columns(plan: Command) -> None:
+    plan.columns = 80
+    _, out, _ = plan.run(*question(plan))
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Not taken:" in told(out)
+
+
+def told(out: str) -> str:
+    """Return what a table says of the runner-up, in one line."""
+    lines = out[out.index("runner-up") :].removeprefix("runner-up").splitlines()
+    end = next(number for number, line in enumerate(lines) if number and not line.startswith(" "))
+    return " ".join(" ".join(lines[:end]).split())
 
 
 # ------------------------------------------------------------------ refusals

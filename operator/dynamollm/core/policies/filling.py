@@ -24,8 +24,9 @@ from dynamollm.core.mix import (
     start_cost,
 )
 from dynamollm.core.objective import Weights, weights
-from dynamollm.core.policies.base import Situation, describe_mix, pool_name
+from dynamollm.core.policies.base import Situation, pool_name
 from dynamollm.core.policies.filled import Filled, alike, cut_short, mix_of, without_ladders
+from dynamollm.core.policies.noted import note_mix
 from dynamollm.core.priors import nominal_load
 from dynamollm.core.records import Load, PoolPlan
 from dynamollm.core.rollout import ROUNDING
@@ -388,7 +389,6 @@ class Filler:
         of: PoolSize | None = size
         if old is not None and alike(self._situation, old, pool):
             pool, of = old, None
-        other = choice.runner_up
         return Filled(
             pool=pool,
             size=of,
@@ -396,5 +396,5 @@ class Filler:
             recommended_gpus=recommended,
             throughput_per_s=size.throughput_per_s(choice.mix) if short else math.inf,
             short=short,
-            runner_up=f"{name}: {describe_mix(other[0])} at {other[1]:.0f} W" if other else "",
+            runner_up=note_mix(name, choice.runner_up),
         )

@@ -23,6 +23,7 @@ from dynamollm.core.policies.coupled import broken_by, couple, coupling_of, star
 from dynamollm.core.policies.filled import mix_of
 from dynamollm.core.policies.filling import Classes, Loads
 from dynamollm.core.policies.levels import Considered, Levels
+from dynamollm.core.policies.noted import note_pools
 from dynamollm.core.policies.pools import one_pool, with_riders
 from dynamollm.core.sizing import rate_per_s
 from dynamollm.core.stream import mixes_of
@@ -109,9 +110,8 @@ def _described(found: Partitioned, classes: Sequence[RequestClass], worth: float
     """Return the next best pools and what they would cost, in words."""
     if not found.runner_up:
         return ""
-    pools = " | ".join(" ".join(classes_of(mask, classes)) for mask in found.runner_up)
     more = found.runner_up_cost - found.cost + worth * (len(found.parts) - len(found.runner_up))
-    return f"pools {pools}: {more:+.0f} W"
+    return note_pools([classes_of(mask, classes) for mask in found.runner_up], more_w=more)
 
 
 JOINT: Final[Policy] = Levels(partitions=_partitions, within_grant=False, at_once=True, couple=couple)

@@ -15,6 +15,7 @@ from dynamollm.core.policies.base import Situation
 from dynamollm.core.policies.coupled import Coupled, broken_by_cheapest, broken_together
 from dynamollm.core.policies.filled import Filled, mix_of
 from dynamollm.core.policies.filling import Classes, Filler, Knobs, Loads, Partition
+from dynamollm.core.policies.noted import note_pools
 from dynamollm.core.policies.outcome import WHOLE, decided, grown
 from dynamollm.core.records import Load, Plan
 
@@ -211,9 +212,9 @@ def _next_best(
     if other is None:
         return ""
     # Others stay in force, so that the next best is what was cheapest.
-    pools = " | ".join(" ".join(c for c in one.pool.classes if c in one.pool.load) for one in other if one.pool.load)
+    pools = [[c for c in one.pool.classes if c in one.pool.load] for one in other if one.pool.load]
     more = sum(one.costs[1] for one in other) - sum(one.costs[1] for one in best)
-    return f"pools {pools}: {more:+.0f} W"
+    return note_pools(pools, more_w=more)
 
 
 def _degraded(filler: Filler, loads: Loads, partition: Partition) -> tuple[Filled, ...]:
