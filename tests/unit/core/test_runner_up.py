@@ -65,6 +65,13 @@ def test_other_pools_are_told_with_instances_and_clocks() -> None:
     assert all(group.clock_mhz in PROFILE.clocks_mhz for pool in found.pools for group in pool.groups)
 
 
+def test_a_policy_that_turns_no_clock_has_a_runner_up_at_the_highest() -> None:
+    one = replace(service(), policy=PolicyName.SCALE_SHARD)
+    found = runner_up(one, PROFILE, replace(plan_of(one), runner_up="ll: 9×TP4 at 9000 W"), changes=False)
+    assert found is not None
+    assert [group.clock_mhz for pool in found.pools for group in pool.groups] == [PROFILE.max_clock_mhz]
+
+
 @pytest.mark.parametrize(
     ("note", "changes", "short", "lost"),
     [
