@@ -132,13 +132,13 @@ def _print_tables(service: Service, profile: Profile, rows: Sequence[Carried]) -
     slo, console = service.slo, Console()
     title = f"{service.namespace}/{service.name} on {profile.name}: {slo.rule}, {slo.percentile:g} %"
     console.print(f"[bold]{title}[/bold]", highlight=False)
-    best = min((row.joules_per_request for row in rows if row.joules_per_request is not None), default=None)
     for order in dict.fromkeys(row.order for row in rows):
-        console.print(_table(order, [row for row in rows if row.order is order], best), highlight=False)
-    console.print("* least energy per request", highlight=False)
+        console.print(_table(order, [row for row in rows if row.order is order]), highlight=False)
+    console.print("* least energy per request in this order of service", highlight=False)
 
 
-def _table(order: Order, rows: Sequence[Carried], best: float | None) -> Table:
+def _table(order: Order, rows: Sequence[Carried]) -> Table:
+    best = min((row.joules_per_request for row in rows if row.joules_per_request is not None), default=None)
     table = Table(title=str(order), title_justify="left")
     for heading in ("TP", "clock MHz", "carries /s", "per GPU /s", "W", "W at half", "J/request"):
         table.add_column(heading, justify="right")

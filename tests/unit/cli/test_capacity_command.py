@@ -90,6 +90,17 @@ def test_the_table_marks_the_least_energy_per_request(capacity: Command) -> None
     assert f"{best['joulesPerRequest']:.0f} *" in line
 
 
+def test_each_order_of_service_has_its_own_least(capacity: Command) -> None:
+    found = capacity.json(*question(capacity))["instances"]
+    least = [min(r["joulesPerRequest"] for r in found if r["order"] == order) for order in (FCFS, EDF)]
+    assert least[0] != least[1]
+    code, out, err = capacity.run(*question(capacity))
+    assert (code, err) == (0, "")
+    marked = [line for line in out.splitlines() if " * │" in line]
+    assert [f"{joules:.0f} *" in line for joules, line in zip(least, marked, strict=True)] == [True, True]
+    assert "* least energy per request in this order of service" in out
+
+
 REFUSALS = [
     (
         ("--tensor-parallel", "3"),
