@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamollm.adapters.manifests import read_documents
+from dynamollm.cli.names import Name
 from dynamollm.cli.read_documents import find_profile, find_service, find_service_spec
 from dynamollm.cli.read_load import read_load
 from dynamollm.core.errors import InvalidInputError
@@ -41,7 +42,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--service", "name", help="Which InferenceService, where -f has several.")
 @click.option(
     "--order",
-    type=click.Choice([order.value for order in Order]),
+    type=Name([order.value for order in Order]),
     multiple=True,
     help="Order of service, may be repeated [default: both].",
 )
@@ -49,9 +50,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--clock", type=int, multiple=True, help="SM clock in MHz, may be repeated [default: eight of the profile's]."
 )
-@click.option(
-    "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
-)
+@click.option("--output", type=Name(["table", "json"]), default="table", show_default=True, help="What to print.")
 def command(
     *,
     files: tuple[Path, ...],

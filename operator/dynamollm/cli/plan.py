@@ -10,6 +10,7 @@ import click
 
 from dynamollm.adapters.manifests import read_documents, read_value
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
+from dynamollm.cli.names import Name
 from dynamollm.cli.plan_view import Answer, as_json, print_tables
 from dynamollm.cli.read_documents import (
     find_policy,
@@ -50,9 +51,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--current", type=_FILE, help="The plan in force: what this command printed as JSON, or status.plan.")
 @click.option("--service", "name", help="Which InferenceService, where -f has several.")
 @click.option("--at", type=click.DateTime(), help="Time of the prices, UTC [default: now].")
-@click.option(
-    "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
-)
+@click.option("--output", type=Name(["table", "json"]), default="table", show_default=True, help="What to print.")
 def command(
     *,
     files: tuple[Path, ...],

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from dynamollm.cli.names import Name
 from dynamollm.core.errors import InvalidInputError
 
 _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a comma between."
@@ -29,7 +30,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
 @click.option("--profile", default="modern", show_default=True, metavar="modern|paper|FILE", help="PerformanceProfile.")
 @click.option(
     "--slo-rule",
-    type=click.Choice(["att", "x5", "p99"]),
+    type=Name(["att", "x5", "p99"]),
     default="att",
     show_default=True,
     help="When the SLO counts as kept.",
@@ -58,7 +59,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
 )
 @click.option(
     "--overheads",
-    type=click.Choice(["measured", "optimised", "cold"]),
+    type=Name(["measured", "optimised", "cold"]),
     default="measured",
     show_default=True,
     help="What changes cost: today's, the paper's optimised, the paper's cold.",
@@ -76,7 +77,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
 @click.option("--pools", type=click.IntRange(1, 9), help="Pin the number of pools.")
 @click.option(
     "--emergency",
-    type=click.Choice(["clock", "resteer", "squash"]),
+    type=Name(["clock", "resteer", "squash"]),
     default="clock",
     show_default=True,
     help="How far an instance goes whose queue grows.",
@@ -111,9 +112,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
     help="Keep answers there, and take those that are there already.",
 )
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write plots as one HTML file.")
-@click.option(
-    "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What is printed."
-)
+@click.option("--output", type=Name(["table", "json"]), default="table", show_default=True, help="What is printed.")
 def command(**options: Any) -> None:
     """Replay a trace against policies with the operator's own decision code.
 

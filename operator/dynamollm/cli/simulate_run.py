@@ -20,10 +20,12 @@ from rich.progress import (
 from dynamollm.adapters.manifests import PROFILES, read_one, spec_of
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.names import known_name
 from dynamollm.core.prices import unpriced
 from dynamollm.core.records import Slo
 from dynamollm.simulator.campaign import Campaign, Task, tasks
-from dynamollm.simulator.experiment import Question, known_orders, known_policies, slo_of
+from dynamollm.simulator.clairvoyant import NAME as CLAIRVOYANT
+from dynamollm.simulator.experiment import ALL, ORDERS, Question, known_orders, known_policies, slo_of
 from dynamollm.simulator.report import report_html
 from dynamollm.simulator.table import table_of
 
@@ -72,7 +74,7 @@ def run(
         prices=DEFAULT_PRICES if prices is None else spec_of(ClusterPolicySpec, read_one(prices, "ClusterPolicy")),
         **{name: rest[name] for name in _PASSED},
     )
-    wanted = tasks(question, known_policies(policy), known_orders(order), sweep)
+    wanted = tasks(question, _policies(policy), _orders(order), sweep)
     if report is not None and not report.parent.is_dir():
         raise InvalidInputError(f"--report {report}: there is no folder {report.parent}")
     answers = _answers(wanted, Campaign(jobs=jobs, scheduler=scheduler, folder=resume))
@@ -167,8 +169,17 @@ def _report(question: Question, answers: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def _policies(text: str) -> list[str]:
+    known = ("all", *ALL, CLAIRVOYANT)
+    return known_policies(",".join(known_name(name, known, field="--policy") for name in text.split(",")))
+
+
+def _orders(text: str) -> list[str]:
+    return known_orders(",".join(known_name(name, ORDERS, field="--order") for name in text.split(",")))
+
+
 def _servers(text: str) -> int | None:
-    if text == "auto":
+    if text.casefold() == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
         raise InvalidInputError(f"--servers {text}: give auto, or a number of 1 or more")

@@ -11,6 +11,7 @@ import orjson
 from joblib import delayed
 
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.names import known_name
 from dynamollm.simulator.experiment import Known, Prepared, Question, answer, prepare
 from dynamollm.simulator.keeping import Keeper
 from dynamollm.simulator.replay import Progress
@@ -25,9 +26,9 @@ SWEPT: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "startup": ("startup_s", float),
     "idle-watts": ("loaded_idle_w", float),
     "profile": ("profile", str),
-    "slo-rule": ("slo_rule", str),
+    "slo-rule": ("slo_rule", str.lower),
     "released-watts": ("released_w", float),
-    "overheads": ("overheads", str),
+    "overheads": ("overheads", str.lower),
     "seed": ("seed", int),
 }
 """What ``--sweep`` varies: its name → the question's field, and what its values are."""
@@ -67,7 +68,9 @@ def tasks(question: Question, policies: Sequence[str], orders: Sequence[str], sw
 
 def _axis(text: str) -> tuple[str, list[Any]]:
     name, _, values = text.partition("=")
-    if name not in SWEPT or not values:
+    if values:
+        name = known_name(name, SWEPT, field=f"--sweep {text}: name")
+    else:
         raise InvalidInputError(f"--sweep {text}: give NAME=VALUE,VALUE…, NAME one of {', '.join(SWEPT)}")
     try:
         return name, [SWEPT[name][1](value) for value in values.split(",")]

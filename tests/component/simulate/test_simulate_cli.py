@@ -63,13 +63,29 @@ def test_a_cost_without_a_price_of_gpus_is_said_to_be(trace: Path, tmp_path: Pat
     assert note not in simulate(*asked).stdout
 
 
+def test_names_may_be_in_any_letter_case(trace: Path) -> None:
+    names = ("--policy", "joint", "--order", "EDF", "--slo-rule", "ATT", "--sweep", "Overheads=Cold")
+    done = simulate("--trace", str(trace), "--servers", "2", "--output", "json", *names)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (one,) = document["results"]
+    assert (one["policy"], one["order"], document["slo_rule"]) == ("Joint", "edf", "att")
+    assert one["settings"] == {"overheads": "cold"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--trace", "nowhere.csv"), "nowhere.csv"),
         (("--trace", "{trace}:requests"), "no column requests"),
-        (("--trace", "{trace}", "--policy", "Best"), "Best"),
-        (("--trace", "{trace}", "--order", "lifo"), "lifo"),
+        (("--trace", "{trace}", "--policy", "Best"), "--policy 'Best': use one of all, SinglePool"),
+        (("--trace", "{trace}", "--policy", "SinglePool,joit"), "--policy 'joit': did you mean Joint? Use one of all"),
+        (("--trace", "{trace}", "--order", "lifo"), "--order 'lifo': use one of fcfs, edf"),
+        (("--trace", "{trace}", "--slo-rule", "p90"), "'--slo-rule': 'p90': did you mean p99? Use one of att, x5, p99"),
+        (
+            ("--trace", "{trace}", "--sweep", "lod=2"),
+            "--sweep lod=2: name 'lod': did you mean load? Use one of accuracy",
+        ),
         (("--trace", "{trace}", "--profile", "{trace}"), "PerformanceProfile"),
         (("--trace", "{trace}", "--servers", "none"), "--servers none"),
         (("--trace", "{trace}", "--scale", "0"), "scale"),

@@ -103,6 +103,11 @@ def test_each_order_of_service_has_its_own_least(capacity: Command) -> None:
 
 REFUSALS = [
     (
+        ("--order", "earliestdeadlinfirst"),
+        LOAD,
+        "'--order': 'earliestdeadlinfirst': did you mean EarliestDeadlineFirst?",
+    ),
+    (
         ("--tensor-parallel", "3"),
         LOAD,
         "--tensor-parallel is 3, and PerformanceProfile h100-llama2-70b-vllm holds for 2, 4, 8",

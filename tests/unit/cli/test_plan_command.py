@@ -412,7 +412,7 @@ def test_what_is_free_and_what_a_plan_in_force_holds_must_not_contradict_each_ot
     ("arguments", "words"),
     [
         ((), "Missing option '-f' / '--file'."),
-        (("--output", "yaml"), "'yaml' is not one of 'table', 'json'."),
+        (("--output", "yaml"), "'yaml': use one of table, json."),
         (("--nothing",), "No such option"),
     ],
 )
