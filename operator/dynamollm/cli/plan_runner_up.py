@@ -6,6 +6,7 @@ from dynamollm.core.policies.filled import mix_of
 from dynamollm.core.policies.joint import POOL_WORTH
 from dynamollm.core.records import Objective, Plan, PoolPlan, Service
 from dynamollm.core.runnerup import SAME, Lost, RunnerUp
+from dynamollm.core.words import counted
 
 
 def in_words(other: RunnerUp, service: Service, plan: Plan) -> str:
@@ -14,7 +15,7 @@ def in_words(other: RunnerUp, service: Service, plan: Plan) -> str:
         pools = "; ".join(
             f"{' '.join(c for c in one.classes if c in one.load)} on {_groups(one)}" for one in other.pools
         )
-        what = f"{len(other.pools)} {'pool' if len(other.pools) == 1 else 'pools'}: {pools}"
+        what = f"{counted(len(other.pools), 'pool')}: {pools}"
     else:
         what = "; ".join(f"the same pools, but {one.name} on {_groups(one)}" for one in other.pools)
     return f"{what}. Not taken: {_why(other, service, plan)}."
@@ -36,7 +37,7 @@ def _why(other: RunnerUp, service: Service, plan: Plan) -> str:
             f"{sum(pool.capacity_per_s for pool in plan.pools):.2f}"
         ),
         Lost.SERVES_LESS: "it would serve less of a load that does not fit",
-        Lost.MORE_GPUS: f"it would take {more} {'GPU' if more == 1 else 'GPUs'} more",
+        Lost.MORE_GPUS: f"it would take {counted(more, 'GPU')} more",
         Lost.MORE_POOLS: f"it would save {_amount(other, service)}, and a pool more has to save {100 * POOL_WORTH:g} %",
         Lost.IN_FORCE: (
             f"it would save {_amount(other, service)}; what is in force stays unless a change saves more than "
@@ -57,5 +58,5 @@ def _amount(other: RunnerUp, service: Service) -> str:
         return f"{amount / weights(service).gpu * prices.gpu_usd_per_hour:.2f} USD/h{share}"
     if service.objective is Objective.CARBON and prices.carbon_g_per_kwh > 0:
         return f"{amount * prices.carbon_g_per_kwh / 1e3:.0f} g/h of CO2 equivalent{share}"
-    counted = "" if weights(service) == ENERGY else ", what released GPUs draw counted"
-    return f"{amount:.0f} W{share}{counted}"
+    released = "" if weights(service) == ENERGY else ", what released GPUs draw counted"
+    return f"{amount:.0f} W{share}{released}"

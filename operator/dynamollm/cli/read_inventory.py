@@ -9,6 +9,7 @@ from dynamollm.api.inferenceservice import InferenceServiceSpec
 from dynamollm.controller.inventory import held_gpus, node_gpus
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.records import NodeGpus
+from dynamollm.core.words import counted
 
 _FIELDS: Final = ("name", "gpus", "free", "count")
 _SHAPE: Final = "give `kubectl get nodes -o yaml`, `kubectl get nodes,pods -A -o yaml`, or a map nodes: [{gpus: 8, free: 8, count: 12}]"
@@ -27,7 +28,7 @@ def read_inventory(path: Path, spec: InferenceServiceSpec) -> tuple[tuple[NodeGp
         found = node_gpus(nodes, spec=spec, held=held_gpus(pods, resource=spec.gpu.resource))
         if not found:
             raise InvalidInputError(
-                f"{path}: none of its {len(nodes)} nodes has label nvidia.com/gpu.product={spec.gpu.product} and what "
+                f"{path} has {counted(len(nodes), 'node')}, and none with label nvidia.com/gpu.product={spec.gpu.product} and what "
                 "spec.engine.podTemplate.nodeSelector asks for: give nodes that have"
             )
         return found, bool(pods)
@@ -55,7 +56,9 @@ def _nodes(path: Path, where: str, entry: Any) -> list[NodeGpus]:
     gpus = _integer(path, f"{where}.gpus", entry.get("gpus"), least=1)
     free = _integer(path, f"{where}.free", entry.get("free", gpus), least=0)
     if free > gpus:
-        raise InvalidInputError(f"{path}: {where}.free is {free}, and the node has {gpus} GPUs: give at most those")
+        raise InvalidInputError(
+            f"{path}: {where}.free is {free}, and the node has {counted(gpus, 'GPU')}: give at most those"
+        )
     count = _integer(path, f"{where}.count", entry.get("count", 1), least=1)
     name = str(entry.get("name", where))
     return [

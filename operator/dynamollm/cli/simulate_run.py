@@ -22,7 +22,7 @@ from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.names import known_name
 from dynamollm.core.prices import unpriced
-from dynamollm.core.records import Slo
+from dynamollm.core.words import counted
 from dynamollm.simulator.campaign import Campaign, Task, tasks
 from dynamollm.simulator.clairvoyant import NAME as CLAIRVOYANT
 from dynamollm.simulator.experiment import ALL, ORDERS, Question, known_orders, known_policies, slo_of
@@ -79,12 +79,14 @@ def run(
         raise InvalidInputError(f"--report {report}: there is no folder {report.parent}")
     answers = _answers(wanted, Campaign(jobs=jobs, scheduler=scheduler, folder=resume))
     if report is not None:
-        report.write_text(_report(question, answers), encoding="utf-8")
+        name = f"{Path(question.trace).name} × {question.scale:g}"
+        page = report_html(answers, title=name, about=report_about(question, answers), slo=slo_of(question))
+        report.write_text(page, encoding="utf-8")
     if output == "json":
         sys.stdout.buffer.write(orjson.dumps(document(question, answers), option=orjson.OPT_INDENT_2) + b"\n")
     else:
         table = table_of(
-            answers, title=_title(question, answers), rule=question.slo_rule, note=_unknown_prices(question.prices)
+            answers, title=title(question, answers), rule=question.slo_rule, note=_unknown_prices(question.prices)
         )
         Console().print(table)
     return 0
@@ -139,12 +141,17 @@ def _answers(wanted: Sequence[Task], campaign: Campaign) -> list[dict[str, Any]]
     return [found[index] for index in range(len(wanted))]
 
 
-def _title(question: Question, answers: Sequence[dict[str, Any]]) -> str:
-    sizes = sorted({one["single_pool_servers"] for one in answers})
+def title(question: Question, answers: Sequence[dict[str, Any]]) -> str:
+    """Return what is above the table."""
     return (
         f"{Path(question.trace).name} × {question.scale:g}, profile {question.profile}, SLO rule {question.slo_rule}, "
-        f"SinglePool: {', '.join(map(str, sizes))} servers"
+        f"SinglePool: {_single_pool_servers(answers)}"
     )
+
+
+def _single_pool_servers(answers: Sequence[dict[str, Any]]) -> str:
+    *others, largest = sorted({one["single_pool_servers"] for one in answers})
+    return "".join(f"{size}, " for size in others) + counted(largest, "server")
 
 
 def _unknown_prices(prices: ClusterPolicySpec) -> str:
@@ -153,19 +160,13 @@ def _unknown_prices(prices: ClusterPolicySpec) -> str:
     return " ".join(f"The cost leaves {what} out: {field} is not set in --prices." for what, field in unknown)
 
 
-def _report(question: Question, answers: Sequence[dict[str, Any]]) -> str:
-    sizes = sorted({one["single_pool_servers"] for one in answers})
-    slo: Slo = slo_of(question)
-    return report_html(
-        answers,
-        title=f"{Path(question.trace).name} × {question.scale:g}",
-        about=(
-            f"Profile {question.profile}; SLO rule {question.slo_rule} at {slo.percentile:g} %; output classes predicted "
-            f"right in {100 * question.accuracy:g} % of the cases; overheads {question.overheads}; released GPUs of "
-            f"SinglePool's {', '.join(map(str, sizes))} servers draw {question.released_w:g} W; seed {question.seed}. "
-            + _unknown_prices(question.prices)
-        ),
-        slo=slo,
+def report_about(question: Question, answers: Sequence[dict[str, Any]]) -> str:
+    """Return what the report says below its title: what was asked."""
+    return (
+        f"Profile {question.profile}; SLO rule {question.slo_rule} at {slo_of(question).percentile:g} %; output classes "
+        f"predicted right in {100 * question.accuracy:g} % of the cases; overheads {question.overheads}; released GPUs of "
+        f"SinglePool's {_single_pool_servers(answers)} draw {question.released_w:g} W; seed {question.seed}. "
+        + _unknown_prices(question.prices)
     )
 
 

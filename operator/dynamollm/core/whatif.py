@@ -30,6 +30,7 @@ from dynamollm.core.records import (
     Slo,
 )
 from dynamollm.core.sizing import rate_per_s
+from dynamollm.core.words import counted
 
 STEP_S: Final = 60.0
 HISTORY_S: Final = 4 * 3600.0
@@ -209,8 +210,8 @@ def without_instances(nodes: Sequence[NodeGpus], plan: Plan) -> tuple[NodeGpus, 
         place = next((gpus for gpus in (held, free) if max(gpus, default=0) >= tensor_parallel), None)
         if place is None:
             raise InvalidInputError(
-                f"the plan in force holds {plan.gpus} GPUs, and its TP{tensor_parallel} instances do not fit into the inventory: "
-                f"beside the others no node has more than {max(held, default=0)} GPUs that are not free (gpus less free), or "
+                f"the plan in force holds {counted(plan.gpus, 'GPU')}, and its TP{tensor_parallel} instances do not fit into the inventory: "
+                f"beside the others no node has more than {counted(max(held, default=0), 'GPU')} that are not free (gpus less free), or "
                 f"{max(free, default=0)} that are; correct these, or give the nodes that they are on"
             )
         fullest = min((gpus, node) for node, gpus in enumerate(place) if gpus >= tensor_parallel)[1]

@@ -17,6 +17,7 @@ from dynamollm.core.classes import ClassBoundaries, RequestClass
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.lengthspread import LENGTH_CV
 from dynamollm.core.priors import typical_lengths
+from dynamollm.core.words import counted
 from dynamollm.simulator.traces import MAX_INPUT_TOKENS
 from dynamollm.simulator.workload import REQUEST, Chunk
 
@@ -93,7 +94,9 @@ def read_prometheus_json(path: Path, *, boundaries: ClassBoundaries, seed: int) 
     matrices = {part: _matrix(path, part, answers[part]) for part in _PARTS if part in answers}
     times = np.unique(np.concatenate([points[:, 0] for points in matrices["arrivals"].values()]))
     if times.size < 2:  # noqa: PLR2004 - a step needs two
-        raise InvalidInputError(f"{path}: arrivals has {times.size} points: ask for a range of two steps at least")
+        raise InvalidInputError(
+            f"{path}: arrivals has {counted(times.size, 'point')}: ask for a range of two steps at least"
+        )
     step_s = float(np.min(np.diff(times)))
     grid = np.arange(times[0], times[-1] + step_s / 2, step_s)
     rates = np.stack([_on_grid(matrices["arrivals"].get(c), grid) for c in RequestClass], axis=1)

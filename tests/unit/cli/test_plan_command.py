@@ -366,7 +366,10 @@ INVENTORIES = [
     ("nodes: [{gpus: 8, free: 9}]", "nodes[0].free is 9, and the node has 8 GPUs"),
     ("nodes: [{cards: 8}]", "nodes[0].cards is no field: use name, gpus, free, count"),
     ("{kind: Pod}", "nodes.yaml has Pod, and no Node: give"),
-    ("{kind: Node, metadata: {name: a}}", "none of its 1 nodes has label nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3"),
+    (
+        "{kind: Node, metadata: {name: a}}",
+        "has 1 node, and none with label nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3",
+    ),
 ]
 
 

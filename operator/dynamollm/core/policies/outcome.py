@@ -9,6 +9,7 @@ from dynamollm.core.mix import gpus
 from dynamollm.core.policies.base import Reason, Situation, describe_mix
 from dynamollm.core.policies.filled import Filled, mix_of
 from dynamollm.core.records import Plan, PoolPlan
+from dynamollm.core.words import counted
 
 WHOLE: Final = "*"
 """In what is remembered of recommendations, by pool: the GPUs of all pools together."""
@@ -104,6 +105,8 @@ def _message(s: Situation, reason: Reason, pools: Sequence[PoolPlan], binding: s
     rate = sum(pool.rate_per_s for pool in pools)
     capacity = sum(pool.capacity_per_s for pool in pools)
     plan = f"{what} for a peak of {rate:.2f} requests/s"
+    room = counted(s.max_gpus, "GPU")
+    does_not = f"would break {binding}" if binding else f"does not fit into {room} that may be had"
     sentences = {
         Reason.INITIAL: f"First plan: {plan}.",
         Reason.STEADY: f"Nothing was worth changing: {plan}.",
@@ -111,7 +114,7 @@ def _message(s: Situation, reason: Reason, pools: Sequence[PoolPlan], binding: s
         Reason.RESHARDED: f"Re-sharded to {plan}.",
         Reason.LOAD_ABOVE_CAPACITY: f"The observed load outgrew the plan between two decisions: grown to {plan}.",
         Reason.CAPACITY_UNAVAILABLE: (
-            f"The cheapest plan {f'would break {binding}' if binding else f'does not fit into {s.max_gpus} GPUs that may be had'}: "
+            f"The cheapest plan {does_not}: "
             f"{plan}, which carries {capacity:.2f}; raise that limit or the cluster's budget, or free GPUs."
         ),
         Reason.SLO_UNATTAINABLE: (
