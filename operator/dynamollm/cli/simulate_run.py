@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from dynamollm.core.prices import unpriced
 from dynamollm.core.words import counted
 from dynamollm.simulator.campaign import Campaign, Task, tasks
 from dynamollm.simulator.clairvoyant import NAME as CLAIRVOYANT
+from dynamollm.simulator.compiled import when_compiling
 from dynamollm.simulator.experiment import ALL, ORDERS, Question, known_orders, known_policies, slo_of
 from dynamollm.simulator.report import report_html
 from dynamollm.simulator.table import table_of
@@ -37,6 +39,9 @@ DEFAULT_PRICES: Final = ClusterPolicySpec.model_validate(
     }
 )
 """Assumed where nothing is said: 2.50 USD per GPU and hour, 0.10 USD and 250 g CO2 equivalent per kWh."""
+
+COMPILING: Final = "compiling the simulator, once: about half a minute"
+"""On stderr, so that nobody takes the first run for one that hangs."""
 
 _PASSED: Final = ("slo_rule", "scale", "seed", "accuracy", "overheads", "pools", "emergency")
 
@@ -133,11 +138,16 @@ def _answers(wanted: Sequence[Task], campaign: Campaign) -> list[dict[str, Any]]
         def tell(done: float) -> None:
             progress.update(whole, completed=done)
 
-        for index, one in campaign.answers(wanted, tell=tell):
-            found[index] = one
-            task = wanted[index]
-            tell(max(float(len(found)), progress.tasks[0].completed))
-            progress.update(whole, description=f"{task.policy} {task.order} done")
+        @cache
+        def compiling() -> None:
+            progress.console.print(COMPILING, highlight=False, soft_wrap=True)
+
+        with when_compiling(compiling):
+            for index, one in campaign.answers(wanted, tell=tell, compiling=compiling):
+                found[index] = one
+                task = wanted[index]
+                tell(max(float(len(found)), progress.tasks[0].completed))
+                progress.update(whole, description=f"{task.policy} {task.order} done")
     return [found[index] for index in range(len(wanted))]
 
 

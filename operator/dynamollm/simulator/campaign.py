@@ -12,6 +12,7 @@ from joblib import delayed
 
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.names import known_name
+from dynamollm.simulator.compiled import is_compiled
 from dynamollm.simulator.experiment import Known, Prepared, Question, answer, prepare
 from dynamollm.simulator.keeping import Keeper
 from dynamollm.simulator.replay import Progress
@@ -89,8 +90,20 @@ class Campaign:
     folder: Path | None = None
     """Where answers are kept, so that a campaign that was cut off goes on where it was."""
 
-    def answers(self, wanted: Sequence[Task], *, tell: Progress | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (index of the task, its answer) as they come; ``tell`` hears how many answers' worth is done."""
+    def answers(
+        self,
+        wanted: Sequence[Task],
+        *,
+        tell: Progress | None = None,
+        compiling: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (index of the task, its answer) as they come.
+
+        Args:
+            wanted: what is asked.
+            tell: hears how many answers' worth is done.
+            compiling: is called where processes will have to compile the simulator first.
+        """
         missing: list[int] = []
         for index, task in enumerate(wanted):
             kept = self._kept(task)
@@ -116,6 +129,9 @@ class Campaign:
             shared(len(missing), _beyond(before, tell)) as shares,
         ):
             known = _known(questions)
+            if self.scheduler is None and not is_compiled():
+                # The processes will, and none of them has anybody to tell.
+                compiling()
             calls = (
                 delayed(_numbered)(
                     number,

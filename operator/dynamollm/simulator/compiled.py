@@ -6,11 +6,13 @@ changed. So the cache's folder carries a digest of every compiled module's sourc
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
+from numba.core import event
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,6 +32,29 @@ def _cache_folder() -> Path:
 _CONFIG: Final[Any] = numba.config
 if not _CONFIG.CACHE_DIR:  # a user's NUMBA_CACHE_DIR stands
     _CONFIG.CACHE_DIR = str(_cache_folder())
+
+
+def is_compiled() -> bool:
+    """Return whether an earlier process has compiled the simulator as it is."""
+    return any(Path(_CONFIG.CACHE_DIR).rglob("*.nbi"))
+
+
+@contextmanager
+def when_compiling(tell: Callable[[], None]) -> Iterator[None]:
+    """Call ``tell`` whenever this process compiles a function meanwhile; what an earlier one compiled is loaded."""
+    with event.install_listener("numba:compile", _Teller(tell)):
+        yield
+
+
+class _Teller(event.Listener):
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def on_start(self, event: Any) -> None:  # noqa: ARG002 - numba's signature
+        self._tell()
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
 def compiled(function: _Function) -> _Function:

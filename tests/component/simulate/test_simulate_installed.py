@@ -74,6 +74,16 @@ def test_the_wheel_has_the_profiles_as_they_are_in_the_tree(wheel: Path) -> None
             assert archive.read(f"dynamollm/profiles/{profile.name}") == profile.read_bytes()
 
 
+def test_the_first_run_says_that_it_compiles(installed: Command, tmp_path: Path) -> None:
+    trace = tmp_path / "own.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(f"{k},100,20\n" for k in range(120)))
+    asked = ("simulate", "--trace", str(trace), "--policy", "SinglePool", "--servers", "1", "--output", "json")
+    runs = [installed(*asked) for _ in range(2)]
+    assert [one.returncode for one in runs] == [0, 0], runs[0].stderr
+    assert [one.stderr for one in runs] == ["compiling the simulator, once: about half a minute\n", ""]
+    assert json.loads(runs[0].stdout)["results"]
+
+
 @pytest.mark.parametrize("profile", ["modern", "paper"])
 def test_simulate_finds_the_profiles(installed: Command, tmp_path: Path, profile: str) -> None:
     trace = tmp_path / "own.csv"
