@@ -1,54 +1,71 @@
 """Results as a table in a terminal."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from dynamollm.simulator.relative import Answer, base_in_words, relative
+
+_NAME_COLUMNS: Final = len("SinglePoolElastic fcfs")
 _LATENCY: Final = {"ttft": "TTFT", "token_gap": "gap"}
 
 
-def table_of(answers: Sequence[Mapping[str, Any]], *, title: str, rule: str, note: str = "") -> Table:
-    """Return one line for each answer; energy also relative to the first, which is SinglePool where it was asked for.
+def table_of(answers: Sequence[Answer], *, title: str, rule: str, note: str = "") -> Table:
+    """Return one line for each answer, in 80 columns; energy also relative to SinglePool's, where that was asked for.
 
     ``note``: a sentence below it.
     """
+    legend = f"rel.: energy over that of {base_in_words(answers)}" if answers else ""
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        caption="rel.: energy over the first line's"
-        + ("" if not answers or answers[0]["result"]["meets_slo"] else ", which misses the SLO")
-        + (f"\n{note}" if note else ""),
+        caption="\n".join(line for line in (legend, note) if line),
         caption_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
+        padding=0,
         pad_edge=False,
         show_edge=False,
     )
-    table.add_column("policy, order", overflow="fold")
-    for name in ("energy\nkWh", "rel.", "servers", "cost\nUSD", "CO2\nkg", "SLO", "failed", "changes"):
-        # In 80 columns what the SLO is judged by takes more lines, and no figure is cut.
-        table.add_column(name, justify="right")
-    base = answers[0]["result"]["energy_kwh"] if answers else 0.0
+    # The names of policies stay whole: figures are as short as they may be, and what the SLO is judged by takes more lines.
+    table.add_column("policy, order", no_wrap=True)
+    for name in ("energy\nkWh", "rel.", "servers", "cost\nUSD", "CO2\nkg"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("SLO", justify="right")
+    for name in ("failed", "changes"):
+        table.add_column(name, justify="right", no_wrap=True)
     for answer in answers:
         one = answer["result"]
-        settings = "".join(f" {name} {value}" for name, value in answer["settings"].items())
+        share = relative(answer, answers)
         table.add_row(
-            f"{one['policy']} {one['order']}{settings}",
-            f"{one['energy_kwh']:.2f}",
-            f"{one['energy_kwh'] / base:.2f}" if base else "",
+            _name(answer),
+            _short(one["energy_kwh"]),
+            "" if share is None else f"{share:.2f}",
             f"{one['servers']:.1f}",
-            f"{one['cost_usd']:.2f}",
-            f"{one['carbon_kg']:.2f}",
-            judged_by(one, rule) + ("" if one["meets_slo"] else " MISSED"),
+            _short(one["cost_usd"]),
+            _short(one["carbon_kg"]),
+            judged_by(one, answer["settings"].get("slo-rule", rule)) + ("" if one["meets_slo"] else " MISSED"),
             str(one["failed"]),
             str(one["reconfigurations"]),
             style=None if one["meets_slo"] else "red",
         )
     return table
+
+
+def _name(answer: Answer) -> str:
+    """Return policy and order, and on lines of their own the settings that are swept."""
+    result = answer["result"]
+    settings = (f" {name} {value}" for name, value in answer["settings"].items())
+    lines = (line for one in settings for line in textwrap.wrap(one, _NAME_COLUMNS, subsequent_indent=" "))
+    return "\n".join([f"{result['policy']} {result['order']}", *lines])
+
+
+def _short(value: float) -> str:
+    """Return a figure with up to four digits, or all that are before its point."""
+    return f"{value:.{2 if value < 99.995 else 1 if value < 999.95 else 0}f}"  # noqa: PLR2004 - where a digit more begins
 
 
 def judged_by(result: Mapping[str, Any], rule: str) -> str:
