@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.records import Slo, SloRule
+from dynamollm.simulator.relative import Answer, base_in_words, label, relative
 from dynamollm.simulator.table import judged_by
 from dynamollm.simulator.verdict import RULES
 
@@ -56,23 +57,32 @@ document.body.dataset.ready = 'true';
 """
 
 _LATENCIES: Final = (
-    "99th percentile by request class (input, then output: short, medium, long); the line is the SLO's limit, and what is "
-    "above it is hatched. The scale of milliseconds is logarithmic."
+    "99th percentile by request class (input, then output: short, medium, long); the line is the SLO's limit. {hatched} "
+    "The scale of milliseconds is logarithmic."
 )
+_HATCHED: Final[Mapping[SloRule, str]] = {
+    SloRule.PER_REQUEST: (
+        "The rule att asks that {percentile:g} % of all requests together keep both limits, so this percentile of a class may "
+        "be above its line. Hatched: where a policy misses that, the classes of which fewer than {percentile:g} % do."
+    ),
+    SloRule.FIVE_TIMES_ALONE: (
+        "The rule x5 looks at neither, but at how long a request takes beside one alone: no bar is hatched, and whether it "
+        "was kept is in the table."
+    ),
+    SloRule.PER_CLASS_PERCENTILE: "By the rule p99 what is above it misses the SLO, and is hatched.",
+}
+"""What hatched bars mean, by the rule in force."""
 
 _INCOMPARABLE: Final = (
     '<p class="missed">Policies that miss the SLO are red and hatched: what they save is not comparable.</p>'
 )
-
-Answer = Mapping[str, Any]
-"""What `campaign` gives: ``settings``, ``result``, ``series``."""
 
 
 def report_html(answers: Sequence[Answer], *, title: str, about: str, slo: Slo) -> str:
     """Return the report.
 
     Args:
-        answers: at least one; energies are relative to the first SinglePool with the same settings.
+        answers: at least one.
         title: the trace.
         about: one sentence on profile, rule and accounting.
         slo: limits by class, drawn beside the latencies.
@@ -85,7 +95,7 @@ def report_html(answers: Sequence[Answer], *, title: str, about: str, slo: Slo) 
         "" if all(one["result"]["meets_slo"] for one in answers) else _INCOMPARABLE,
         '<div class="pair">',
         *_bars(answers, plots),
-        f"</div><h2>Latency against the SLO</h2><p>{_LATENCIES}</p>",
+        f"</div><h2>Latency against the SLO</h2><p>{_latency_legend(answers, slo)}</p>",
         '<div class="pair">',
         *_latencies(answers, plots, slo),
         "</div><h2>Over time</h2>",
@@ -100,13 +110,6 @@ def report_html(answers: Sequence[Answer], *, title: str, about: str, slo: Slo) 
     )
 
 
-def label(answer: Answer) -> str:
-    """Return what tells an answer from the others."""
-    result = answer["result"]
-    settings = "".join(f", {name} {value}" for name, value in answer["settings"].items())
-    return f"{result['policy']} {result['order']}{settings}"
-
-
 def _table(answers: Sequence[Answer], *, rule: str) -> str:
     names = (
         *("policy", "order", "energy kWh", "relative", "servers", "GPU h", "cost USD", "CO2 kg", "power p50 / p99 kW"),
@@ -115,38 +118,27 @@ def _table(answers: Sequence[Answer], *, rule: str) -> str:
     rows = []
     for one in answers:
         result = one["result"]
-        relative = _relative(one, answers)
+        share = relative(one, answers)
         settings = html.escape(label(one).removeprefix(f"{result['policy']} "))
         cells = (
             html.escape(result["policy"]),
             settings,
             f"{result['energy_kwh']:.2f}",
-            "" if relative is None else f"{relative:.2f}",
+            "" if share is None else f"{share:.2f}",
             f"{result['servers']:.1f}",
             f"{result['gpu_hours']:.1f}",
             f"{result['cost_usd']:.2f}",
             f"{result['carbon_kg']:.2f}",
             f"{result['power_w']['p50'] / 1e3:.1f} / {result['power_w']['p99'] / 1e3:.1f}",
-            judged_by(result, rule) + ("" if result["meets_slo"] else " missed"),
+            judged_by(result, one["settings"].get("slo-rule", rule)) + ("" if result["meets_slo"] else " missed"),
             str(result["failed"]),
             str(result["reconfigurations"]),
         )
         mark = "" if result["meets_slo"] else ' class="missed"'
         rows.append(f"<tr{mark}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     header = "".join(f"<th>{name}</th>" for name in names)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _relative(answer: Answer, answers: Sequence[Answer]) -> float | None:
-    base = next(
-        (
-            one["result"]["energy_kwh"]
-            for one in answers
-            if one["result"]["policy"] == "SinglePool" and one["settings"] == answer["settings"]
-        ),
-        None,
-    )
-    return answer["result"]["energy_kwh"] / base if base else None
+    legend = f"<p>relative: energy over that of {html.escape(base_in_words(answers))}.</p>"
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>{legend}"
 
 
 # ------------------------------------------------------------------ plots
@@ -157,7 +149,7 @@ def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
         "color": [_COLOURS[0] if one else _MISSED for one in kept],
         "pattern": _hatched(not one for one in kept),
     }
-    relative = [_relative(one, answers) for one in answers]
+    shares = [relative(one, answers) for one in answers]
 
     def bars(field: str, texts: Sequence[str] | None) -> dict[str, Any]:
         values = [one["result"][field] for one in answers]
@@ -176,11 +168,11 @@ def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
 
     texts = [
         f"{one['result']['energy_kwh']:.1f}" + ("" if share is None else f" ({share:.2f})")
-        for one, share in zip(answers, relative, strict=True)
+        for one, share in zip(answers, shares, strict=True)
     ]
     found = []
     for name, field, unit, shown in (
-        ("energy", "energy_kwh", "GPU energy, kWh (relative to SinglePool)", texts),
+        ("energy", "energy_kwh", "GPU energy, kWh (relative, as in the table)", texts),
         ("cost", "cost_usd", "electricity and held GPUs, USD", None),
         ("carbon", "carbon_kg", "CO2 equivalent, kg", None),
         ("servers", "servers", "servers held, mean", None),
@@ -199,7 +191,7 @@ def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> li
         ("ttft", "ttft_ms", slo.ttft_ms, "TTFT p99"),
         (
             "tbt",
-            "token_gap_ms" if by_gap else "tbt_ms",
+            _tbt_field(slo),
             slo.tbt_ms,
             "time between tokens p99, of all gaps" if by_gap else "mean TBT of a request p99",
         ),
@@ -208,7 +200,8 @@ def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> li
         data: list[dict[str, Any]] = []
         for number, one in enumerate(answers):
             p99 = [one["result"][field].get(c.value, {}).get("p99") for c in classes]
-            above = [ms is not None and ms > limits[c] for ms, c in zip(p99, classes, strict=True)]
+            by = _missed_by(one, field, slo)
+            missed = [c in by for c in classes]
             data.append(
                 {
                     "type": "bar",
@@ -217,8 +210,8 @@ def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> li
                     "y": p99,
                     "marker": {
                         "color": _COLOURS[number % len(_COLOURS)],
-                        "pattern": _hatched(above),
-                        "line": {"color": _MISSED, "width": [2 if high else 0 for high in above]},
+                        "pattern": _hatched(missed),
+                        "line": {"color": _MISSED, "width": [2 if one else 0 for one in missed]},
                     },
                 }
             )
@@ -237,6 +230,37 @@ def _latencies(answers: Sequence[Answer], plots: dict[str, Any], slo: Slo) -> li
         layout["yaxis"] = {**_logarithmic(shown), "automargin": True, "title": {"text": "ms, logarithmic"}}
         found.append(_plot(name, unit, data, layout, plots))
     return found
+
+
+def _missed_by(answer: Answer, latency: str, slo: Slo) -> set[RequestClass]:
+    """Return the classes by which an answer misses the SLO, by its own rule, and in this latency as far as can be told."""
+    result, rule = answer["result"], _rule_of(answer, slo)
+    if result["meets_slo"] or rule is SloRule.FIVE_TIMES_ALONE:
+        return set()
+    above = {
+        field: {c for c in RequestClass if (result[field].get(c.value, {}).get("p99") or 0.0) > limits[c]}
+        for field, limits in (("ttft_ms", slo.ttft_ms), (_tbt_field(slo), slo.tbt_ms))
+    }
+    if rule is SloRule.PER_CLASS_PERCENTILE:
+        return above[latency]
+    attained = result["slo_attainment"]["by_class"]
+    missed = {c for c in RequestClass if 100 * attained.get(c.value, 1.0) < slo.percentile}
+    # A request has to keep both limits: where neither percentile tells which it was, it was some of each.
+    return missed - (set.union(*above.values()) - above[latency])
+
+
+def _tbt_field(slo: Slo) -> str:
+    return "token_gap_ms" if slo.rule is SloRule.PER_CLASS_PERCENTILE else "tbt_ms"
+
+
+def _latency_legend(answers: Sequence[Answer], slo: Slo) -> str:
+    rules = dict.fromkeys(_rule_of(one, slo) for one in answers)
+    return _LATENCIES.format(hatched=" ".join(_HATCHED[rule].format(percentile=slo.percentile) for rule in rules))
+
+
+def _rule_of(answer: Answer, slo: Slo) -> SloRule:
+    """Return the rule that an answer was judged by: it may be swept."""
+    return RULES.get(answer["settings"].get("slo-rule", ""), slo.rule)
 
 
 def _hatched(which: Iterable[bool]) -> dict[str, Any]:

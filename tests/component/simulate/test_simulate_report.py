@@ -1,14 +1,16 @@
 """The report in a real browser: Debian's chromium, where there is one (``apt-get install chromium``)."""
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dynamollm.core.records import Slo
+from dynamollm.core.records import Slo, SloRule
 from dynamollm.simulator.report import report_html
 from dynamollm.simulator.shipped import sample_service
 
@@ -33,12 +35,18 @@ def answer(policy: str, *, energy_kwh: float, meets_slo: bool) -> dict[str, Any]
             "cost_usd": 64.0,
             "carbon_kg": 3.1,
             "power_w": {"p50": 9000.0, "p99": 14000.0},
-            "slo_attainment": {"total": 0.995 if meets_slo else 0.91, "by_class": {}, "within_five": 0.99},
+            "slo_attainment": {
+                "total": 0.995 if meets_slo else 0.91,
+                "by_class": {"SS": 0.9, "LL": 0.998},
+                "within_five": 0.99,
+            },
             "meets_slo": meets_slo,
             "failed": 0,
             "reconfigurations": 12,
+            "worst_percentile": None,
             "ttft_ms": quantiles if meets_slo else above,
             "tbt_ms": quantiles,
+            "token_gap_ms": quantiles,
         },
         "series": {
             "hours": hours,
@@ -71,17 +79,86 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(report: Path) 
     assert "a week of &lt;/title&gt;" in page
     assert "0.43" in page
     assert "<td>&lt;script&gt;</td>" in page
+    assert "relative: energy over that of SinglePool fcfs.</p>" in page
 
 
 def test_what_misses_the_slo_stands_out(report: Path) -> None:
     page = report.read_text()
     assert page.count("<td>91.00 % missed</td>") == 1
     assert "Policies that miss the SLO are red and hatched" in page
-    # Of every bar chart the last bar, and of TTFT the bar that is above its limit.
+    # Of every bar chart the last bar, and of both latencies that of the class that misses it: not of the policies that keep the SLO.
     assert page.count('"shape":["","","/"]') == 4
-    assert page.count('"shape":["/",""]') == 1
+    assert page.count('"shape":["/",""]') == 2
     assert page.count("4.0 (0.29), missed") == 1
     assert page.count("ms, logarithmic") == 2
+
+
+def plots(answers: list[dict[str, Any]], slo: Slo = SLO) -> dict[str, Any]:
+    page = report_html(answers, title="a week", about="Profile modern.", slo=slo)
+    found: dict[str, Any] = json.JSONDecoder().raw_decode(page[page.index("const PLOTS = ") + len("const PLOTS = ") :])[
+        0
+    ]
+    return found
+
+
+def hatched(name: str, answers: list[dict[str, Any]], slo: Slo = SLO) -> list[str]:
+    """Return the classes whose bars are hatched, of the last policy."""
+    bars = plots(answers, slo)[name]["data"][len(answers) - 1]
+    pattern = bars["marker"]["pattern"]["shape"]
+    outlined = [bool(width) for width in bars["marker"]["line"]["width"]]
+    assert outlined == [bool(one) for one in pattern]
+    return [c for c, shape in zip(bars["x"], pattern, strict=True) if shape]
+
+
+SS_HIGH = {"ttft_ms": {"SS": {"p99": 400.0}, "LL": {"p99": 1500.0}}}
+LOW = {"ttft_ms": {"SS": {"p99": 200.0}, "LL": {"p99": 1500.0}}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "meets", "result", "ttft", "tbt"),
+    [
+        # Above its limit, and yet 99 % of all requests together keep theirs.
+        (SloRule.PER_REQUEST, True, SS_HIGH, [], []),
+        (SloRule.PER_REQUEST, False, SS_HIGH, ["SS"], []),
+        # Requests of both classes miss some limit, SS its TTFT, and of LL it cannot be told.
+        (SloRule.PER_REQUEST, False, SS_HIGH | {"by_class": {"SS": 0.9, "LL": 0.98}}, ["SS", "LL"], ["LL"]),
+        (SloRule.PER_REQUEST, False, LOW | {"by_class": {"SS": 0.995, "LL": 0.995}}, [], []),
+        (SloRule.FIVE_TIMES_ALONE, False, SS_HIGH, [], []),
+        (SloRule.PER_CLASS_PERCENTILE, False, SS_HIGH, ["SS"], ["LL"]),
+        (SloRule.PER_CLASS_PERCENTILE, True, LOW, [], []),
+    ],
+)
+def test_bars_are_hatched_by_the_rule_in_force(
+    *, rule: SloRule, meets: bool, result: dict[str, Any], ttft: list[str], tbt: list[str]
+) -> None:
+    one = answer("Joint", energy_kwh=6.0, meets_slo=meets)
+    one["result"]["tbt_ms"] = {"SS": {"p99": 40.0}, "LL": {"p99": 50.0}}
+    one["result"]["token_gap_ms"] = {"SS": {"p99": 40.0}, "LL": {"p99": 900.0 if not meets else 90.0}}
+    one["result"]["slo_attainment"]["by_class"] = result.get("by_class", {"SS": 0.9, "LL": 0.998})
+    one["result"]["ttft_ms"] = result["ttft_ms"]
+    slo = replace(SLO, rule=rule)
+    assert (hatched("ttft", [one], slo), hatched("tbt", [one], slo)) == (ttft, tbt)
+    # The same where the rule is swept, and the one that was asked for is another.
+    if rule is not SloRule.PER_CLASS_PERCENTILE:
+        one["settings"] = {"slo-rule": {SloRule.PER_REQUEST: "att", SloRule.FIVE_TIMES_ALONE: "x5"}[rule]}
+        other = {SloRule.PER_REQUEST: SloRule.FIVE_TIMES_ALONE, SloRule.FIVE_TIMES_ALONE: SloRule.PER_REQUEST}[rule]
+        assert hatched("ttft", [one], replace(SLO, rule=other)) == ttft
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (SloRule.PER_REQUEST, "The rule att asks that 99 % of all requests together keep both limits"),
+        (SloRule.FIVE_TIMES_ALONE, "no bar is hatched"),
+        (SloRule.PER_CLASS_PERCENTILE, "By the rule p99 what is above it misses the SLO, and is hatched."),
+    ],
+)
+def test_the_legend_says_what_hatched_bars_mean(rule: SloRule, words: str) -> None:
+    page = report_html(
+        [answer("Joint", energy_kwh=6.0, meets_slo=True)], title="", about="", slo=replace(SLO, rule=rule)
+    )
+    assert words in page
+    assert page.count("hatched. ") + page.count("hatched, ") + page.count("Hatched: ") == 1
 
 
 def in_browser(page: Path, profile: Path) -> str:
