@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.records import Slo, SloRule
 from dynamollm.simulator.relative import Answer, base_in_words, label, relative
-from dynamollm.simulator.table import judged_by
+from dynamollm.simulator.table import judged_by, short
 from dynamollm.simulator.verdict import RULES
 
 _COLOURS: Final = (
@@ -167,7 +167,7 @@ def _bars(answers: Sequence[Answer], plots: dict[str, Any]) -> list[str]:
         }
 
     texts = [
-        f"{one['result']['energy_kwh']:.1f}" + ("" if share is None else f" ({share:.2f})")
+        short(one["result"]["energy_kwh"]) + ("" if share is None else f" ({share:.2f})")
         for one, share in zip(answers, shares, strict=True)
     ]
     found = []

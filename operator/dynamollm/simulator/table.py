@@ -42,11 +42,11 @@ def table_of(answers: Sequence[Answer], *, title: str, rule: str, note: str = ""
         share = relative(answer, answers)
         table.add_row(
             _name(answer),
-            _short(one["energy_kwh"]),
+            short(one["energy_kwh"]),
             "" if share is None else f"{share:.2f}",
             f"{one['servers']:.1f}",
-            _short(one["cost_usd"]),
-            _short(one["carbon_kg"]),
+            short(one["cost_usd"]),
+            short(one["carbon_kg"]),
             judged_by(one, answer["settings"].get("slo-rule", rule)) + ("" if one["meets_slo"] else " MISSED"),
             str(one["failed"]),
             str(one["reconfigurations"]),
@@ -63,7 +63,7 @@ def _name(answer: Answer) -> str:
     return "\n".join([f"{result['policy']} {result['order']}", *lines])
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return a figure with up to four digits, or all that are before its point."""
     return f"{value:.{2 if value < 99.995 else 1 if value < 999.95 else 0}f}"  # noqa: PLR2004 - where a digit more begins
 

@@ -89,7 +89,7 @@ def test_what_misses_the_slo_stands_out(report: Path) -> None:
     # Of every bar chart the last bar, and of both latencies that of the class that misses it: not of the policies that keep the SLO.
     assert page.count('"shape":["","","/"]') == 4
     assert page.count('"shape":["/",""]') == 2
-    assert page.count("4.0 (0.29), missed") == 1
+    assert page.count("4.00 (0.29), missed") == 1
     assert page.count("ms, logarithmic") == 2
 
 
