@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from dynamollm.simulator.relative import Answer, base_in_words, relative
 
@@ -13,18 +15,13 @@ _NAME_COLUMNS: Final = len("SinglePoolElastic fcfs")
 _LATENCY: Final = {"ttft": "TTFT", "token_gap": "gap"}
 
 
-def table_of(answers: Sequence[Answer], *, title: str, rule: str, note: str = "") -> Table:
+def table_of(answers: Sequence[Answer], *, title: str, rule: str, note: str = "") -> Group:
     """Return one line for each answer, in 80 columns; energy also relative to SinglePool's, where that was asked for.
 
     ``note``: a sentence below it.
     """
     legend = f"rel.: energy over that of {base_in_words(answers)}" if answers else ""
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption="\n".join(line for line in (legend, note) if line),
-        caption_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
@@ -52,7 +49,9 @@ def table_of(answers: Sequence[Answer], *, title: str, rule: str, note: str = ""
             str(one["reconfigurations"]),
             style=None if one["meets_slo"] else "red",
         )
-    return table
+    # Not the table's own title and caption, which are as narrow as it is.
+    below = (Text(line, style="italic") for line in (legend, note) if line)
+    return Group(Text(title, style="bold"), table, *below)
 
 
 def _name(answer: Answer) -> str:
