@@ -17,10 +17,11 @@ from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.loadgrid import LoadGrid
 from dynamollm.adapters.promclient import PrometheusClient, PrometheusError, Sample, Series, matcher, milliseconds
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.feedback import WINDOW_S
 from dynamollm.core.load_series import COARSE_S, FINE_S
 from dynamollm.core.past_load import PastLengths, PastLoad
-from dynamollm.core.protocols import Attainment, Reading
-from dynamollm.core.records import LoadHistory, Service
+from dynamollm.core.protocols import Reading
+from dynamollm.core.records import Attainment, LoadHistory, Service
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ LENGTHS_S: Final = 1800.0
 """Window of the mean input and output tokens, and step of their past, simulated: the paper's epoch."""
 PAST_S: Final = 15 * 86_400.0
 """How far back history is asked for, simulated: two weeks of season, and Prometheus' own default of 15 days."""
-MAX_QUERIES: Final = 12
+MAX_QUERIES: Final = 13
 """No reading makes more queries than this (four of them long ones, once): its whole time is bounded by it."""
 
 
@@ -55,6 +56,7 @@ class _Memory:
     output_tokens: Mapping[RequestClass, float] = field(default_factory=dict)
     brief_share: Mapping[RequestClass, float] = field(default_factory=dict)
     attainment: Mapping[RequestClass, Attainment] | None = None
+    recent_attainment: Mapping[RequestClass, Attainment] | None = None
     energy_j: float | None = None
 
 
@@ -115,6 +117,7 @@ class PrometheusLoadSource:
             load=load,
             in_flight=in_flight,
             attainment=memory.attainment,
+            recent_attainment=memory.recent_attainment,
             power_w=power_w,
             energy_j=memory.energy_j,
         )
@@ -178,6 +181,7 @@ class PrometheusLoadSource:
         memory.output_tokens = self._mean("output_tokens", "completions", labels)
         memory.brief_share = self._brief_share(labels)
         memory.attainment = self._attainment(labels, window_s=service.intervals.scale_s)
+        memory.recent_attainment = self._attainment(labels, window_s=WINDOW_S)
         memory.energy_j = self._energy_j(labels, created_s=created_s)
 
     def _refresh_lengths(self, memory: _Memory, labels: Mapping[str, str], until_s: float) -> None:

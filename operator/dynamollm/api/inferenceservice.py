@@ -129,6 +129,8 @@ class BehaviorSpec(Spec):
     """How long an instance that goes may finish its requests, s."""
     pending_timeout_seconds: Seconds = 300
     """How long a pod may wait for GPUs before the operator gives them back and plans anew, s."""
+    max_correction_percent: Annotated[int, Field(ge=0, le=200)] = 50
+    """How much more than its profile says the load may count for while requests miss their SLO, %; 0: misses change no plan."""
 
 
 class IntervalsSpec(Spec):

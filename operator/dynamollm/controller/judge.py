@@ -12,14 +12,16 @@ from dynamollm.controller.look import Look
 from dynamollm.controller.subject import Subject
 from dynamollm.core.behavior import stuck_pending
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.feedback import correction_at
 from dynamollm.core.moves import (
     Action,
     SetClocks,
 )
 from dynamollm.core.policies.base import Reason
 from dynamollm.core.prices import missing_price
-from dynamollm.core.protocols import Attainment, Reading
+from dynamollm.core.protocols import Reading
 from dynamollm.core.records import (
+    Attainment,
     Observation,
     Plan,
     Slo,
@@ -30,13 +32,17 @@ _MOST_TOLD: Final = 200
 """Characters of the scheduler's words that a condition has."""
 
 
+_HARDLY_CORRECTED: Final = 98
+"""Percent of the profile's capacities: nearer to it nothing is said of a correction."""
+
+
 def judge(
     conditions: Conditions, subject: Subject, look: Look, plan: Plan, *, actions: Sequence[Action], now_s: float
 ) -> None:
     """Set every condition of a service that was planned in this cycle."""
     conditions.set("ProfileValid", "True", "ProfileFits", "The profile fits model, GPU and TP degrees.")
     conditions.set("Paused", "False", "NotPaused", "The operator acts on this service.")
-    conditions.set("Planned", "True", str(plan.reason), plan.message)
+    conditions.set("Planned", "True", str(plan.reason), plan.message + _corrected(plan, now_s=now_s))
     _prices(conditions, subject, look)
     _metrics(conditions, look.reading)
     _slo(conditions, subject, look.reading)
@@ -51,6 +57,14 @@ def judge(
         )
     else:
         _converged(conditions, look.observation, plan, actions=actions)
+
+
+def _corrected(plan: Plan, *, now_s: float) -> str:
+    """Return what the plan has learned from misses before this one, in words; empty: nothing that would be seen."""
+    percent = round(100 / correction_at(plan, now_s=now_s))
+    if percent > _HARDLY_CORRECTED or plan.reason == Reason.SLO_MISSED:
+        return ""
+    return f" Capacities count for {percent} % of the profile's, as requests missed their SLO before."
 
 
 def _prices(conditions: Conditions, subject: Subject, look: Look) -> None:

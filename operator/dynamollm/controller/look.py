@@ -59,6 +59,7 @@ def look(
         nodes=_nodes(subject, view=view, foreign=foreign),
         routing=observe.routing(view.config_map(key, routing_name(subject.owner.name))),
         plan=plan,
+        attainment=reading.recent_attainment,
     )
     policy = cluster_policy(view.policy())
     held = holdings(

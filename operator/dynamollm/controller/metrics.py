@@ -55,6 +55,12 @@ class OperatorMetrics:
             _LABELS,
             registry=self.registry,
         )
+        self._correction = Gauge(
+            "dynamollm_operator_plan_correction_ratio",
+            "What the profile's capacities are divided by, as requests missed their SLO; 1: by nothing.",
+            _LABELS,
+            registry=self.registry,
+        )
         self._forecast = {
             name: Gauge(f"dynamollm_operator_forecast_{name}", text, _LABELS, registry=self.registry)
             for name, text in _FORECAST.items()
@@ -73,6 +79,7 @@ class OperatorMetrics:
             self._unknown,
             self._gpus,
             self._watts,
+            self._correction,
         )
 
     def cycle(self, key: Key, *, result: str, seconds: float) -> None:
@@ -92,8 +99,9 @@ class OperatorMetrics:
         """Count a cycle without load."""
         self._unknown.labels(*key, reason).inc()
 
-    def plan(self, key: Key, *, gpus: int, power_w: float) -> None:
+    def plan(self, key: Key, *, gpus: int, power_w: float, correction: float) -> None:
         """Show the plan in force."""
+        self._correction.labels(*key).set(correction)
         self._gpus.labels(*key).set(gpus)
         self._watts.labels(*key).set(power_w)
 

@@ -32,6 +32,7 @@ from dynamollm.core.actions import clock_ladders, steps
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.decide import decide
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError
+from dynamollm.core.feedback import correction_at
 from dynamollm.core.moves import (
     Action,
     SetClocks,
@@ -133,7 +134,7 @@ class Reconciler:
                 )
             else:
                 shared.book.release(self.key)
-        shared.metrics.plan(self.key, gpus=plan.gpus, power_w=plan.power_w)
+        shared.metrics.plan(self.key, gpus=plan.gpus, power_w=plan.power_w, correction=correction_at(plan, now_s=now_s))
         actions: tuple[Action, ...] = ()
         if subject.owner.spec.mode == "Enforce":
             body = await self._keep_plan(body, before, plan)

@@ -12,11 +12,12 @@ from typing import Final
 from dynamollm.core.behavior import change_under_way, stuck_pending
 from dynamollm.core.coupling import HAD_LATELY, LEFT_BY_CLUSTER, MAX_GPUS, ON_NODES
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError, UnknownDataError
+from dynamollm.core.feedback import NOTHING, Learned, feedback
 from dynamollm.core.forecast import outlook, prior_outlook, recent_load
 from dynamollm.core.inventory import bins, room_beside
 from dynamollm.core.margins import reserve
 from dynamollm.core.objective import budget
-from dynamollm.core.policies.base import HOLDING, Due, Policy, Reason, Situation
+from dynamollm.core.policies.base import CANNOT_KEEP_SLO, HOLDING, Due, Policy, Reason, Situation
 from dynamollm.core.policies.dynamo_llm import DYNAMO_LLM
 from dynamollm.core.policies.joint import JOINT
 from dynamollm.core.policies.multi_pool import MULTI_POOL
@@ -79,7 +80,8 @@ def decide(
     service = measured(service, profile)
     at_once = POLICIES[service.policy].at_once
     kept = reserve(chunked=profile.interleaves_prefill, order=service.order, at_once=at_once)
-    sizing = sizing_of(service, profile, reserve=kept)
+    learned = feedback(service, observation, startup_s=profile.startup_s, now_s=now_s)
+    sizing = sizing_of(service, profile, reserve=kept, correction=learned.factor)
     # Prices follow a schedule: they count from the next decision on, and make no settings new.
     basis = f"{replace(service, prices=Prices())!r}|{profile.name}"
     return decide_with(
@@ -90,6 +92,7 @@ def decide(
         available_gpus=available_gpus,
         available_watts=available_watts,
         basis=basis,
+        learned=learned,
     )
 
 
@@ -110,8 +113,8 @@ def measured(service: Service, profile: Profile) -> Service:
     return replace(service, tensor_parallel=usable)
 
 
-def sizing_of(service: Service, profile: Profile, *, reserve: float) -> ProfileSizing:
-    """Return what instances of a service are worth on a profile, so much of a capacity kept in reserve."""
+def sizing_of(service: Service, profile: Profile, *, reserve: float, correction: float = 1.0) -> ProfileSizing:
+    """Return what instances of a service are worth on a profile, so much of a capacity kept in reserve, and corrected."""
     return ProfileSizing(
         profile=profile,
         slo=service.slo,
@@ -119,6 +122,7 @@ def sizing_of(service: Service, profile: Profile, *, reserve: float) -> ProfileS
         clock_mhz=service.pins.clock_mhz,
         routers=service.routers,
         reserve=reserve,
+        correction=correction,
     )
 
 
@@ -131,6 +135,7 @@ def decide_with(
     available_gpus: int,
     basis: str,
     available_watts: float | None = None,
+    learned: Learned = NOTHING,
 ) -> Plan:
     """Return the plan that should be in force, on any source of capacities; see ``decide``.
 
@@ -169,7 +174,7 @@ def decide_with(
     )
     anew = plan is None or _has_room_at_last(situation)
     try:
-        decided = _known(situation, observation, intervals=intervals)
+        decided = _known(situation, observation, intervals=intervals, misses=bool(learned.why))
     except UnknownDataError as error:
         held = _blind(situation) if plan is None or anew else plan
         decided = _held(held, sizing, Reason.LOAD_UNKNOWN, str(error))
@@ -177,6 +182,7 @@ def decide_with(
         if plan is None:
             raise
         decided = _held(plan, sizing, Reason.LOAD_OUTSIDE_PROFILE, str(error))
+    decided = _corrected(decided, learned)
     if plan is not None and decided == plan:
         return plan
     if decided.reason in HOLDING and not anew:
@@ -184,11 +190,23 @@ def decide_with(
     return replace(decided, basis=fingerprint, gpu_cap=cap, gpu_cap_until_s=cap_until_s)
 
 
-def _known(blank: Situation, observation: Observation, *, intervals: Intervals) -> Plan:
+def _corrected(plan: Plan, learned: Learned) -> Plan:
+    """Return the plan with what was learned, and with that as its reason where it is what it was decided for."""
+    plan = replace(plan, correction=learned.correction, corrected_s=learned.corrected_s)
+    if not learned.why or plan.reason in HOLDING or plan.reason in CANNOT_KEEP_SLO:
+        return plan
+    more = f"{learned.why}: capacities count for {100 / learned.factor:.0f} % of the profile's, and less so by the hour"
+    return replace(plan, reason=Reason.SLO_MISSED, message=f"{more}. {plan.message}")
+
+
+def _known(blank: Situation, observation: Observation, *, intervals: Intervals, misses: bool) -> Plan:
     """Let the policy decide what is due, on load that is known; ``intervals``: as the service has them."""
     service, now_s = blank.service, blank.now_s
     recent = recent_load(observation.load, boundaries=service.boundaries, now_s=now_s)
     due = _due(replace(blank, recent=recent))
+    if misses and not due.cluster:
+        # Clocks too, which a pool that is only too hot does not get before it is due.
+        due = Due(pools=True)
     if blank.current is not None and not due:
         return blank.current
     expected = outlook(

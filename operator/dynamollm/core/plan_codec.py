@@ -73,6 +73,8 @@ class _Plan(_Model):
     basis: str
     gpu_cap: int | None = None
     gpu_cap_until_s: float = 0.0
+    correction: float = Field(default=1.0, ge=1)
+    corrected_s: float = 0.0
 
 
 def encode(plan: Plan) -> dict[str, Any]:
@@ -94,6 +96,8 @@ def encode(plan: Plan) -> dict[str, Any]:
         basis=plan.basis,
         gpu_cap=plan.gpu_cap,
         gpu_cap_until_s=plan.gpu_cap_until_s,
+        correction=plan.correction,
+        corrected_s=plan.corrected_s,
     )
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -132,6 +136,8 @@ def decode(value: Mapping[str, Any]) -> Plan:
         basis=model.basis,
         gpu_cap=model.gpu_cap,
         gpu_cap_until_s=model.gpu_cap_until_s,
+        correction=model.correction,
+        corrected_s=model.corrected_s,
     )
 
 

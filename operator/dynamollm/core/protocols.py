@@ -5,15 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.records import LoadHistory, Service
-
-
-@dataclass(frozen=True, slots=True)
-class Attainment:
-    """Requests of one class over a window, and how many of them met their SLO."""
-
-    requests: float
-    met: float
+from dynamollm.core.records import Attainment, LoadHistory, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +17,8 @@ class Reading:
     """Requests inside an instance, by pod name; an instance that is absent is unknown."""
     attainment: Mapping[RequestClass, Attainment] | None = None
     """By class over the last scale interval; a class without requests is absent."""
+    recent_attainment: Mapping[RequestClass, Attainment] | None = None
+    """The same over the last ``core.feedback.WINDOW_S``."""
     power_w: float | None = None
     energy_j: float | None = None
     """Since the service was created, as far back as the source remembers."""

@@ -110,6 +110,8 @@ class Behavior:
     """Relative change of load, or relative saving, below which a plan is kept."""
     drain_timeout_s: float = 300.0
     pending_timeout_s: float = 300.0
+    max_correction: float = 0.5
+    """How much more than its profile says the load may count for while requests miss their SLO; 0: misses change no plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,14 @@ class NodeGpus:
 
 
 @dataclass(frozen=True, slots=True)
+class Attainment:
+    """Requests of one class that ended within a window, and how many of them met their SLO."""
+
+    requests: float
+    met: float
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One coherent look at the world."""
 
@@ -264,6 +274,8 @@ class Observation:
     """The class → pool map that the router has now; empty before the first."""
     plan: "Plan | None" = None
     """The plan in force, as the status keeps it."""
+    attainment: Mapping[RequestClass, Attainment] | None = None
+    """By class over the last ``core.feedback.WINDOW_S``; None: unknown."""
 
 
 # ------------------------------------------------------------------ what should be
@@ -354,6 +366,10 @@ class Plan:
     gpu_cap: int | None = None
     """GPUs that could be had when pods were pending too long: no more are asked for until ``gpu_cap_until_s``."""
     gpu_cap_until_s: float = 0.0
+    correction: float = 1.0
+    """How many times more than its profile promises the load asked for at ``corrected_s``, learned from measured misses; it fades
+    from then on (``core.feedback``)."""
+    corrected_s: float = 0.0
 
     @property
     def gpus(self) -> int:

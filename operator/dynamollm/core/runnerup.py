@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from dynamollm.core.decide import POLICIES, measured, sizing_of
+from dynamollm.core.feedback import correction_at
 from dynamollm.core.margins import reserve
 from dynamollm.core.mix import Bounds, Mix, PoolSize, gpus, least_cost, size_pools
 from dynamollm.core.objective import weights
@@ -155,7 +156,7 @@ def _sized(service: Service, profile: Profile, plan: Plan, loads: Sequence[Load]
     """Return what instances carry and draw, as they did when the plan was made."""
     kept = reserve(chunked=profile.interleaves_prefill, order=service.order, at_once=POLICIES[service.policy].at_once)
     return size_pools(
-        sizing_of(service, profile, reserve=kept),
+        sizing_of(service, profile, reserve=kept, correction=correction_at(plan, now_s=plan.shard_decided_s)),
         loads,
         tensor_parallel=service.tensor_parallel,
         scale_clocks=any(group.ladder.steps for pool in plan.pools for group in pool.groups),

@@ -51,6 +51,7 @@ def service_from_spec(namespace: str, name: str, spec: InferenceServiceSpec) -> 
             tolerance=spec.behavior.tolerance_percent / 100,
             drain_timeout_s=spec.behavior.drain_timeout_seconds,
             pending_timeout_s=spec.behavior.pending_timeout_seconds,
+            max_correction=spec.behavior.max_correction_percent / 100,
         ),
         intervals=Intervals(
             scale_s=spec.intervals.scale_seconds,

@@ -114,14 +114,20 @@ class ProfileSizing:
         clock_mhz: int | None = None,
         routers: int = 1,
         reserve: float = 1.0,
+        correction: float = 1.0,
     ) -> None:
-        """Bind a profile to a service's SLO, order of service, routers and reserve; ``clock_mhz``: the only clock that may be used."""
+        """Bind a profile to a service's SLO, order of service and routers.
+
+        ``clock_mhz``: the only clock that may be used. Capacities are divided by reserve and correction: the reserve is there when it
+        is needed, what is corrected is not.
+        """
         self._profile = profile
         self._slo = slo
         self._order = order
         self._clock_mhz = clock_mhz
         self._routers = routers
         self._reserve = reserve
+        self._divisor = reserve * correction
         self._capacity: dict[tuple[object, ...], Capacities] = {}
         self._ladder: dict[tuple[object, ...], Ladder] = {}
 
@@ -155,7 +161,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clock_mhz=self._clock_mhz,
             routers=self._routers,
-            reserve=self._reserve,
+            reserve=self._divisor,
             known=self._remembered(mixes, tensor_parallel) if len(mixes.rate_per_s) <= _FEW else None,
         )
 
@@ -186,7 +192,7 @@ class ProfileSizing:
                 order=self._order,
                 instances=instances,
                 routers=self._routers,
-                reserve=self._reserve,
+                reserve=self._divisor,
                 known=found,
             )
         return self._ladder[key]
@@ -238,7 +244,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clocks_mhz=ladder_clocks(self._profile) if self._clock_mhz is None else (self._clock_mhz,),
             routers=self._routers,
-        ).less(self._reserve)
+        ).less(self._divisor)
         for index in range(len(mixes.rate_per_s)):
             mix = _mix(mixes.load(index))
             for place, degree in enumerate(tensor_parallel):

@@ -44,6 +44,8 @@ PREDICTED_TALLY: Final = np.dtype(
         ("completions", np.int64),
         ("output_tokens", np.int64),
         ("brief", np.int64),  # completions with few tokens (core.classes.is_brief)
+        ("judged", np.int64),  # by the class that requests are of: ended or failed
+        ("met", np.int64),  # those of them within TTFT and TBT
     ]
 )
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.records import LoadHistory
+from dynamollm.core.feedback import WINDOW_S
+from dynamollm.core.records import Attainment, LoadHistory
 
 BUCKET_S: Final = 60.0
 LENGTHS_S: Final = 1800.0
@@ -26,6 +27,8 @@ class RouterMetrics:
         self._window: deque[NDArray[Any]] = deque(maxlen=round(LENGTHS_S / BUCKET_S))
         self.history: LoadHistory | None = None
         """As of the latest bucket; None before the first."""
+        self.attainment: dict[RequestClass, Attainment] | None = None
+        """Over the last ``feedback.WINDOW_S``."""
 
     def add(self, counters: NDArray[Any], *, end_s: float) -> None:
         """Take in the counters (`fleet_state.PREDICTED_TALLY`, [class]) at a bucket's end."""
@@ -37,6 +40,14 @@ class RouterMetrics:
                 del samples[0]
         self._window.append(before)
         self._before = counters
+        then = self._window[-min(len(self._window), round(WINDOW_S / BUCKET_S))]
+        self.attainment = {
+            request_class: Attainment(requests=float(judged), met=float(met))
+            for request_class, judged, met in zip(
+                RequestClass, counters["judged"] - then["judged"], counters["met"] - then["met"], strict=True
+            )
+            if judged > 0
+        }
         first = self._window[0]
         self.history = LoadHistory(
             end_s=end_s,

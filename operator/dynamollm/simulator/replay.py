@@ -248,6 +248,7 @@ class Replay:
             nodes=virtual.nodes(),
             routing=virtual.routing,
             plan=self._plan,
+            attainment=self._metrics.attainment,
         )
         seen = _lasting(observation)
         service, profile = self._setup.service, self._setup.profile

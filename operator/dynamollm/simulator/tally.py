@@ -16,6 +16,7 @@ _is_brief = compiled(is_brief)
 @compiled
 def fail(fleet: Fleet, request_class: int, counted: int) -> None:
     """Count a request that failed; ``counted``: 0 for one of the warm-up."""
+    fleet.by_predicted[request_class].judged += 1
     if counted:
         fleet.by_class[request_class].failed += 1
 
@@ -38,18 +39,23 @@ def _count(st: Engines, fleet: Fleet, done: Any) -> None:
     predicted.output_tokens += done.output_tokens
     if _is_brief(done.output_tokens):
         predicted.brief += 1
-    if not done.tag & COUNTED_BIT:
-        return
     ttft_ms = (done.first_s - done.arrival_s) * 1e3
     gaps = done.output_tokens - 1
     tbt_ms = (done.end_s - done.first_s) * 1e3 / gaps if gaps > 0 else 0.0
+    met = ttft_ms <= fleet.ttft_slo_ms[done.request_class] and tbt_ms <= fleet.tbt_slo_ms[done.request_class]
+    judged = fleet.by_predicted[done.request_class]
+    judged.judged += 1
+    if met:
+        judged.met += 1
+    if not done.tag & COUNTED_BIT:
+        return
     tally = fleet.by_class[done.request_class]
     tally.input_tokens += done.input_tokens
     tally.output_tokens += done.output_tokens
     fleet.ttft[done.request_class, _bin(ttft_ms)] += 1
     if gaps > 0:
         fleet.tbt[done.request_class, _bin(tbt_ms)] += 1
-    if ttft_ms <= fleet.ttft_slo_ms[done.request_class] and tbt_ms <= fleet.tbt_slo_ms[done.request_class]:
+    if met:
         tally.met += 1
     settings = fleet.settings[0]
     alone = alone_ms(st.rows[settings.alone_row], settings.alone_chunk, done.input_tokens, done.output_tokens)

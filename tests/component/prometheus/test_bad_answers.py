@@ -14,7 +14,7 @@ from dynamollm.adapters.clock import Clock
 from dynamollm.adapters.prometheus import PrometheusLoadSource
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.protocols import Reading
-from dynamollm.core.records import Service, Slo
+from dynamollm.core.records import Attainment, Service, Slo
 
 SERVICE = Service(
     namespace="llm",
@@ -54,6 +54,7 @@ ANSWERS: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
     ("up{", lambda: vector(({"pod": "chat-router-1", "component": "router"}, "1"))),
     ("dynamollm_router_in_flight", lambda: vector(({"instance": "pod-a"}, "3"), ({"instance": "pod-b"}, "0"))),
     ("dynamollm_service_power_watts", lambda: vector(({"node": "a"}, "1000"), ({"node": "b"}, "500.5"))),
+    ("[120000ms]))", lambda: instant(({"class": "SS", "met": "true"}, "9"), ({"class": "SS", "met": "false"}, "1"))),
     ("slo_requests", lambda: instant(({"class": "SS", "met": "true"}, "99"), ({"class": "SS", "met": "false"}, "1"))),
     ("energy_joules", lambda: instant(({}, "7200"))),
     ("", lambda: instant(({"class": "SS"}, "120.5"), ({"class": "LL"}, "NaN"))),
@@ -113,6 +114,7 @@ async def test_a_healthy_prometheus_is_a_number_for_everything(prometheus: Any) 
     assert reading.energy_j == 7200.0
     assert reading.attainment is not None
     assert reading.attainment[RequestClass.SS].met == 99.0
+    assert reading.recent_attainment == {RequestClass.SS: Attainment(requests=10.0, met=9.0)}
 
 
 def only(part: str, instead: Callable[[str, Any], dict[str, Any]]) -> Answer:

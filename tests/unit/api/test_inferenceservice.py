@@ -55,6 +55,7 @@ def test_the_defaults_are_those_of_the_core() -> None:
     assert spec.behavior.tolerance_percent / 100 == Behavior().tolerance
     assert spec.behavior.drain_timeout_seconds == Behavior().drain_timeout_s
     assert spec.behavior.pending_timeout_seconds == Behavior().pending_timeout_s
+    assert spec.behavior.max_correction_percent / 100 == Behavior().max_correction
     assert spec.intervals.scale_seconds == Intervals().scale_s
     assert spec.intervals.shard_seconds == Intervals().shard_s
     assert spec.intervals.clock_seconds == Intervals().clock_s

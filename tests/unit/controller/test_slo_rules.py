@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.protocols import Attainment
+from dynamollm.core.feedback import STEP
+from dynamollm.core.plan_codec import decode
+from dynamollm.core.records import Attainment
 from unit.controller.world import World
 
 GOOD = Attainment(requests=9_900, met=9_890)
@@ -28,3 +30,28 @@ async def test_the_rule_says_what_is_met(
     world.source.reading = replace(world.source.reading, attainment=attainment)
     await world.cycle()
     assert world.condition("SLOMet") == expected
+
+
+async def test_requests_that_missed_their_slo_lately_change_the_plan_and_are_told_of() -> None:
+    world = World()
+    world.put_service()
+    await world.settle()
+    before = decode(world.status["plan"])
+    # The first instances have been there for long.
+    world.status["plan"]["correctedS"] = 0.0
+    world.load(3.0)
+    missed = {RequestClass.MM: Attainment(requests=100.0, met=60.0)}
+    world.source.reading = replace(world.source.reading, recent_attainment=missed)
+    await world.cycle()
+    after = decode(world.status["plan"])
+    assert (before.correction, after.correction, after.reason) == (1.0, STEP, "SLOMissed")
+    assert world.condition("Planned") == ("True", "SLOMissed")
+    assert "SLOMissed" in world.events()
+    world.status["plan"]["reason"] = "Steady"
+    world.source.reading = replace(world.source.reading, recent_attainment={})
+    await world.cycle()
+    said = next(one["message"] for one in world.status["conditions"] if one["type"] == "Planned")
+    assert said.endswith(" Capacities count for 87 % of the profile's, as requests missed their SLO before.")
+    labels = {"namespace": "llm", "service": "chat"}
+    metrics = world.shared.metrics.registry
+    assert metrics.get_sample_value("dynamollm_operator_plan_correction_ratio", labels) == pytest.approx(STEP, rel=1e-3)

@@ -48,6 +48,8 @@ plans = st.builds(
     basis=st.text(),
     gpu_cap=st.none() | count,
     gpu_cap_until_s=positive,
+    correction=st.floats(1.0, 3.0),
+    corrected_s=positive,
 )
 
 

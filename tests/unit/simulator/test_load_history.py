@@ -3,10 +3,22 @@
 import numpy as np
 
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.records import Attainment
 from dynamollm.simulator.fleet_state import PREDICTED_TALLY
 from dynamollm.simulator.history import BUCKET_S, RouterMetrics
 
 SS, LL = 0, 8
+
+
+def test_attainment_is_of_the_last_two_minutes_and_absent_where_no_request_ended() -> None:
+    metrics, counters = RouterMetrics(), np.zeros(len(RequestClass), PREDICTED_TALLY)
+    for minute in range(1, 11):
+        counters = counters.copy()
+        counters["judged"][SS] += 100
+        counters["met"][SS] += 100 if minute != 8 else 60
+        metrics.add(counters, end_s=minute * BUCKET_S)
+        missed = {1: (100.0, 100.0), 8: (200.0, 160.0), 9: (200.0, 160.0)}.get(minute, (200.0, 200.0))
+        assert metrics.attainment == {RequestClass.SS: Attainment(*missed)}
 
 
 def test_shares_of_brief_answers_are_of_the_last_half_hour_and_absent_where_nobody_was_answered() -> None:

@@ -32,3 +32,17 @@ def test_brief_answers_are_counted_and_instances_have_what_makes_them_full(tmp_p
     before = full.copy()
     ended.room.set_full(LEFT)
     assert (full == before).all()
+
+
+def test_routers_judge_every_request_by_the_class_that_it_is_of(tmp_path: Path) -> None:
+    trace = tmp_path / "own.csv"
+    rows = "".join(f"{k // 10 * 5},{(60, 600, 3000)[k % 3]},{(30, 200)[k % 2]}\n" for k in range(3000))
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    # Ten at once are too many for the last of them.
+    result, ended = answer(prepare(Question(trace=str(trace), servers=1, profile="paper")), "SinglePool", "fcfs")
+    judged, counted = ended.room.fleet.by_predicted, ended.room.fleet.by_class
+    assert 0 < result.slo_attainment["total"] < 1
+    # Those of the warm-up too, which the results leave out: some fail while no instance is there.
+    assert judged["judged"].sum() >= judged["completions"].sum() > result.requests
+    assert (judged["judged"] - judged["met"] >= counted["requests"] - counted["met"]).all()
+    assert (judged["judged"] > 0).tolist() == (counted["requests"] > 0).tolist()

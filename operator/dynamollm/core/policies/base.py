@@ -26,6 +26,8 @@ class Reason(StrEnum):
     """TP degrees changed."""
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity"
     """Between the epochs the observed load outgrew the plan, which grew at once."""
+    SLO_MISSED = "SLOMissed"
+    """Requests missed their SLO: capacities count for less, and the plan grew at once."""
     LOAD_UNKNOWN = "LoadUnknown"
     """No trustworthy load: the last plan holds, with safe clocks."""
     LOAD_OUTSIDE_PROFILE = "LoadOutsideProfile"
@@ -38,6 +40,10 @@ class Reason(StrEnum):
 
 HOLDING: Final = frozenset({Reason.LOAD_UNKNOWN, Reason.LOAD_OUTSIDE_PROFILE})
 """Reasons of plans that only hold what was there, with safe clocks, until load can be judged again."""
+
+
+CANNOT_KEEP_SLO: Final = frozenset({Reason.CAPACITY_UNAVAILABLE, Reason.SLO_UNATTAINABLE})
+"""Reasons of plans that know that they do not keep the SLO."""
 
 
 @dataclass(frozen=True, slots=True)
