@@ -280,7 +280,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=REPOSITORY / "../shared/data/traces", help="folder of the traces")
     parser.add_argument("--scale", type=float, default=12.0, help="times the rate of the hour")
     parser.add_argument("--week-scale", type=float, default=0.1, help="times the rate of the weeks; 0: no weeks")
-    parser.add_argument("--edf", nargs="*", default=["SinglePool", "DynamoLLM", "SinglePoolElastic", "Joint"])
+    parser.add_argument(
+        "--edf", nargs="*", default=["SinglePool", "DynamoLLM", "SinglePoolElastic", "Joint", "Clairvoyant"]
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "build/paper", help="where answers are kept")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/paper-comparison.md")

@@ -2,37 +2,82 @@
 
 In every epoch the planner's own optimum (``Joint``) for the load that will truly come, freshly decided, without what
 damps a real operator; instances are there at once and leave as soon as their last request has ended. Clocks follow the
-agents' rule, requests come one by one as they do for everybody: bursts within an epoch are not known ahead.
+agents' rule, requests come one by one as they do for everybody: bursts within an epoch are not known ahead. How much is
+kept for those is known, though: the least with which this trace's requests keep their SLO.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dynamollm.core.actions import clock_ladders
 from dynamollm.core.decide import decide_with, measured, sizing_of
-from dynamollm.core.records import Observation, Order, Plan, PolicyName
+from dynamollm.core.records import Observation, Plan, PolicyName
 from dynamollm.simulator.overheads import Overheads
-from dynamollm.simulator.replay import Replay, Setup
+from dynamollm.simulator.replay import Ended, Progress, Replay, Setup
+from dynamollm.simulator.result import Result
 from dynamollm.simulator.survey import WINDOW_S, Survey, constant_history
 from dynamollm.simulator.virtual_cluster import Key
 
 NAME: Final = "Clairvoyant"
 
-RESERVE_CHUNKED: Final[Mapping[Order, float]] = {
-    Order.FIRST_COME_FIRST_SERVED: 1.0,
-    Order.EARLIEST_DEADLINE_FIRST: 1.1,
-}
-RESERVE_WHOLE: Final = 1.0
-"""The least, in steps of a tenth, with which bursts within an epoch leave the SLO kept on the week of conversations: with a tenth less
-98.1 and 98.5 % of the requests keep it, though over the hour of 2023 it would be enough. On whole prompts 0.9 and 1.0 keep it over that
-hour, and both leave 98.6 % on the week."""
+RESERVES: Final = tuple(round(0.7 + 0.05 * step, 2) for step in range(17))
+"""What capacities are divided by. The bound has the least with which the SLO is kept, bursts within an epoch included."""
+_FIRST: Final = RESERVES.index(0.85)
+"""Next to what is mostly needed."""
+
+
+@dataclass
+class Search:
+    """The least reserve that keeps the SLO, step by step; kept with each run, so that a killed one goes on.
+
+    Energy grows with the reserve. Attainment does not always (other pools are planned), which rules out bisection: with a tenth more
+    the hour of 2023 misses its SLO by half a point.
+    """
+
+    kept: int | None = None
+    """The least of ``RESERVES`` that was seen to keep it."""
+    missed: int | None = None
+    """The largest that was seen to miss it."""
+    wall_s: float = 0.0
+    """Of the runs that have ended."""
+    tried: int = 0
+    best: tuple[Result, Ended] | None = None
+    """Of the least that keeps it, else of the largest that was tried."""
+
+    @property
+    def reserve(self) -> float | None:
+        """What to try next; None: the search is over."""
+        index = self._next()
+        return None if index is None else RESERVES[index]
+
+    def _next(self) -> int | None:
+        if self.kept is None:
+            index = _FIRST if self.missed is None else self.missed + 1
+            return index if index < len(RESERVES) else None
+        return self.kept - 1 if self.missed is None and self.kept > 0 else None
+
+    def take(self, result: Result, ended: Ended) -> None:
+        """Take in how the run with ``reserve`` ended."""
+        if result.meets_slo:
+            self.kept = self._next()
+        else:
+            self.missed = self._next()
+        if result.meets_slo or self.kept is None:
+            self.best = (result, ended)
+        self.tried += 1
+        self.wall_s += ended.wall_s
+
+    def told(self, progress: Progress) -> Progress:
+        """Return what a run tells its progress: how many runs there will be is not known, so each is half of what is left."""
+        left = 0.5**self.tried
+        return lambda share: progress(1 - left + share * left / 2)
 
 
 class Clairvoyant(Replay):
     """A replay that knows the load to come."""
 
-    def __init__(self, setup: Setup, seen: Survey) -> None:
+    def __init__(self, setup: Setup, seen: Survey, search: Search, *, reserve: float) -> None:
         super().__init__(
             replace(
                 setup,
@@ -40,7 +85,9 @@ class Clairvoyant(Replay):
                 overheads=Overheads(startup_s=0.0, reshard_s=0.0, clock_s=0.0),
             )
         )
+        self.search = search
         self._seen = seen
+        self._reserve = reserve
         self._epoch: int | None = None
 
     def _cycle(self, now_s: float) -> bool:
@@ -75,10 +122,9 @@ class Clairvoyant(Replay):
         )
         profile = self._setup.profile
         service = measured(self._setup.service, profile)
-        reserve = RESERVE_CHUNKED[service.order] if profile.interleaves_prefill else RESERVE_WHOLE
         return decide_with(
             service,
-            sizing_of(service, profile, reserve=reserve),
+            sizing_of(service, profile, reserve=self._reserve),
             observation,
             now_s=now_s,
             available_gpus=virtual.held_gpus + virtual.free_gpus,

@@ -21,7 +21,7 @@ from dynamollm.core.records import (
     Slo,
 )
 from dynamollm.simulator.clairvoyant import NAME as CLAIRVOYANT
-from dynamollm.simulator.clairvoyant import Clairvoyant
+from dynamollm.simulator.clairvoyant import Clairvoyant, Search
 from dynamollm.simulator.keeping import Keeper
 from dynamollm.simulator.overheads import Overheads, overheads
 from dynamollm.simulator.replay import Ended, Progress, Replay, Setup
@@ -192,12 +192,33 @@ def answer(
         raise InvalidInputError(f"policy {policy!r}: use all, or some of {', '.join((*ALL, CLAIRVOYANT))}")
     if order not in ORDERS:
         raise InvalidInputError(f"order {order!r}: use some of {', '.join(ORDERS)}")
+    setup = _setup(prepared, policy, order)
+    if policy == CLAIRVOYANT:
+        return _bound(prepared, setup, order, progress, keeper)
     replay: Replay | None = keeper.load() if keeper else None
-    if replay is None:
-        setup = _setup(prepared, policy, order)
-        replay = Clairvoyant(setup, prepared.seen) if policy == CLAIRVOYANT else Replay(setup)
-    ended = replay.run(progress, keeper)
-    result = result_of(
+    ended = (replay or Replay(setup)).run(progress, keeper)
+    return _result(prepared, ended, policy, order), ended
+
+
+def _bound(
+    prepared: Prepared, setup: Setup, order: str, progress: Progress | None, keeper: Keeper | None
+) -> tuple[Result, Ended]:
+    replay: Clairvoyant | None = keeper.load() if keeper else None
+    search = Search() if replay is None else replay.search
+    while (reserve := search.reserve) is not None:
+        if replay is None:
+            replay = Clairvoyant(setup, prepared.seen, search, reserve=reserve)
+        ended = replay.run(search.told(progress) if progress else None, keeper)
+        search.take(_result(prepared, ended, CLAIRVOYANT, order), ended)
+        replay = None
+    if search.best is None:
+        raise ValueError("a search without reserves finds none")
+    result, ended = search.best
+    return replace(result, wall_seconds=round(search.wall_s, 3)), ended
+
+
+def _result(prepared: Prepared, ended: Ended, policy: str, order: str) -> Result:
+    return result_of(
         ended,
         policy=policy,
         order=order,
@@ -205,7 +226,6 @@ def answer(
         released_w=prepared.question.released_w,
         cluster_gpus=prepared.single_pool * prepared.service.gpus_per_node,
     )
-    return result, ended
 
 
 def _setup(prepared: Prepared, policy: str, order: str) -> Setup:
