@@ -70,7 +70,12 @@ spec:
   mode: Advise
   paused: true
   limits: {minInstances: 2, maxGPUs: 64, maxWatts: 20000, maxCostCentsPerHour: 12800}
-  behavior: {scaleDownStabilizationSeconds: 60, tolerancePercent: 5, drainTimeoutSeconds: 60, pendingTimeoutSeconds: 60}
+  behavior:
+    scaleDownStabilizationSeconds: 60
+    tolerancePercent: 5
+    drainTimeoutSeconds: 60
+    pendingTimeoutSeconds: 60
+    maxCorrectionPercent: 20
   intervals: {scaleSeconds: 600, shardSeconds: 60, clockSeconds: 1}
   forecast: {bandPercentile: 90, initialRequestsPerMinute: 60}
   router: {replicas: 2}
