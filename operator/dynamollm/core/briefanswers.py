@@ -8,9 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from dynamollm.core.cells import Singles
 from dynamollm.core.normal import above_normal
 from dynamollm.core.state import State
-from dynamollm.core.stream import LEAST_CHUNK, Singles, Stream
+from dynamollm.core.stream import LEAST_CHUNK, Stream
 
 _NOTHING: Final = np.float32(0.0)
 _TINY: Final = 1e-9
@@ -39,5 +40,5 @@ def held_up_throughout(stream: Stream, s: State, slack_ms: Singles) -> Singles:
     long = above_normal((slack_ms - full) * per_spread)
     # Half of them have one step after the first token, and half have three.
     one = np.exp(-per_ms * slack_ms)
-    found: Singles = (half * (one + one**3) * long).astype(np.float32)
+    found: Singles = (half * (one + one * one * one) * long).astype(np.float32)
     return found

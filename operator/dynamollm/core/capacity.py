@@ -21,7 +21,8 @@ from dynamollm.core.profile import Profile
 from dynamollm.core.records import Load, Order, Slo
 from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import Grid, Mixes, Stream, mixes_of
+from dynamollm.core.stream import NEWTON, Grid, Mixes, Stream, mixes_of
+from dynamollm.core.usual import MANY, usual_guess
 from dynamollm.core.violation import Limits, Misses, limits_of
 
 _BLOCK: Final = 16_384
@@ -71,7 +72,7 @@ def capacity_table(
 
 
 def capacities(stream: Stream, *, slo: Slo, order: Order, routers: int = 1) -> Capacities:
-    """Return the same of cells, [cell]."""
+    """Return the same of all cells of a grid, [cell]."""
     grid = stream.grid
     limits = limits_of(grid, slo, order)
     fullest = _fullest(stream, limits)
@@ -90,7 +91,8 @@ def capacities(stream: Stream, *, slo: Slo, order: Order, routers: int = 1) -> C
 
 def _fullest(stream: Stream, limits: Limits) -> State:
     """Return the states at the largest rates that the closed form finds to keep the SLO, [cell]; rate 0.0: none."""
-    found = largest(stream, limits)
+    many = stream.grid.shares.shape[0] > MANY
+    found = largest(stream, limits, usual_guess(stream, limits) if many else None)
     state = stream.at_batch(stream.most * found.share)
     return replace(state, per_ms=np.where(found.never, 0.0, state.per_ms))
 
@@ -116,11 +118,11 @@ def power_table(
     return powers_w(stream, rates).T.reshape(rate_per_s.shape)
 
 
-def powers_w(stream: Stream, rate_per_s: Floats) -> Floats:
-    """Return the same of cells, [load, cell]."""
+def powers_w(stream: Stream, rate_per_s: Floats, *, newton: int = NEWTON) -> Floats:
+    """Return the same of cells, [load, cell], with so many steps to the batch."""
     per_ms = rate_per_s / 1e3
     blocks = np.array_split(per_ms, min(len(per_ms), max(1, per_ms.size // _BLOCK)))
-    return np.concatenate([stream.power_w(stream.at_rate(block)) for block in blocks])
+    return np.concatenate([stream.power_w(stream.at_rate(block, newton=newton)) for block in blocks])
 
 
 def capacity_per_s(

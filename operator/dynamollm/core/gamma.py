@@ -6,8 +6,8 @@ The cube root of a gamma variable is nearly normal (Wilson and Hilferty, 1931), 
 
 import numpy as np
 
+from dynamollm.core.cells import Singles
 from dynamollm.core.normal import MOST_DEVIATIONS
-from dynamollm.core.stream import Singles
 
 _TINY, _THIRD, _NINE = np.float32(1e-9), np.float32(1 / 3), np.float32(9)
 _SCALE = np.float32(0.07056 ** (1 / 3))

@@ -2,7 +2,7 @@
 
 The share missed grows with the batch, nearly as a power of it: so the logarithms of both are searched, by a parabola through the
 last three points (inverse quadratic interpolation), a line through two, or the usual slope through one, and by halving where
-those leave the bracket. Cells that are done are left out as soon as they are half of all; most take three evaluations.
+those leave the bracket. Cells that are done are left out as soon as they are a third of all; most take three evaluations.
 """
 
 import math
@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamollm.core.cells import Indices
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import Indices, Stream
+from dynamollm.core.stream import Stream
 from dynamollm.core.violation import Limits, Misses
 
 _LEAST: Final = math.log(1e-3)
@@ -37,8 +38,21 @@ _LEAST_SLOPE, _MOST_SLOPE = 0.05, 1e3
 _FEW: Final = 256
 """Cells that are not worth leaving out: so many take hardly longer than one."""
 
+_WORTH: Final = 0.65
+"""Share of the cells below which it is worth going on with them alone: what is known of cells has to be gathered anew."""
+
 _EVALUATIONS: Final = 24
 """At most: by then halving alone has found the batch within a millionth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Where the search may begin, [cell]."""
+
+    logarithm: Floats
+    """Of the batch as a share of the largest."""
+    slope: Floats
+    """Of the logarithm of the share missed by that, there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +61,28 @@ class Largest:
 
     share: Floats
     """The largest batch, as a share of what an instance can have."""
+    slope: Floats
+    """As last seen by the search; see ``Guess``."""
     never: NDArray[np.bool_]
     """Whether not even the least batch keeps the SLO."""
 
 
-def largest(stream: Stream, limits: Limits) -> Largest:
-    """Return the largest batches at which cells keep the SLO."""
+def largest(stream: Stream, limits: Limits, guess: Guess | None = None) -> Largest:
+    """Return the largest batches at which cells keep the SLO; a good guess saves an evaluation or two of four."""
     count = stream.mix_of.size
     cells, share, never = np.arange(count), np.empty(count), np.zeros(count, dtype=np.bool_)
-    search = _Search.begun(stream, limits)
+    slope = np.empty(count)
+    search = _Search.begun(stream, limits, guess)
     for _ in range(_EVALUATIONS):
         search.step()
         going = np.flatnonzero(~search.done)
         if not going.size:
             break
-        if 2 * going.size <= cells.size > _FEW:
-            share[cells], never[cells] = np.exp(search.at), search.never
+        if going.size <= _WORTH * cells.size and cells.size > _FEW:
+            share[cells], slope[cells], never[cells] = np.exp(search.at), search.slope, search.never
             cells, search = cells[going], search.only(going)
-    share[cells], never[cells] = np.exp(search.kept()), search.never
-    return Largest(share, never)
+    share[cells], slope[cells], never[cells] = np.exp(search.kept()), search.slope, search.never
+    return Largest(share, slope, never)
 
 
 @dataclass(slots=True)
@@ -85,13 +102,14 @@ class _Search:
     """Where it was before and the excess there, the newest first."""
 
     @classmethod
-    def begun(cls, stream: Stream, limits: Limits) -> "_Search":
+    def begun(cls, stream: Stream, limits: Limits, guess: Guess | None) -> "_Search":
         most = stream.most
         never = most <= 0
+        at, slope = (_FIRST, _SLOPE) if guess is None else (np.clip(guess.logarithm, _LEAST, 0.0), guess.slope)
         return cls(
             misses=Misses(stream, limits),
-            at=np.full_like(most, _FIRST),
-            slope=np.full_like(most, _SLOPE),
+            at=np.zeros_like(most) + at,
+            slope=np.zeros_like(most) + slope,
             # Just beyond the ends, which are still to be looked at.
             low=np.full_like(most, _LEAST - _TOLERANCE),
             high=np.full_like(most, _TOLERANCE),
@@ -101,10 +119,8 @@ class _Search:
 
     def only(self, cells: Indices) -> "_Search":
         """Return the search of some of the cells."""
-        stream, limits = self.misses.stream, self.misses.limits
-        some = Stream(stream.grid, stream.mix_of[cells], stream.point_of[cells])
         return _Search(
-            misses=Misses(some, limits),
+            misses=Misses(self.misses.stream.only(cells), self.misses.limits),
             at=self.at[cells],
             slope=self.slope[cells],
             low=self.low[cells],

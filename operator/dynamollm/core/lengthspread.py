@@ -1,11 +1,11 @@
 """How lengths vary within a class."""
 
-from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
 
-from dynamollm.core.classes import Length
+from dynamollm.core.classes import Length, RequestClass
 from dynamollm.core.steptable import Floats
 
 INPUT_BOUNDS: Final = {Length.SHORT: (1.0, 256.0), Length.MEDIUM: (256.0, 1024.0), Length.LONG: (1024.0, 8192.0)}
@@ -18,16 +18,23 @@ about the least of 0.5 and these shares of the distance to the bounds over the m
 conversations of 2023 this is within 0.1 of what was counted (0.05 for ML, whose mean is 985, to 0.5)."""
 
 
-def bounds(means: Floats, of_class: Sequence[tuple[float, float]]) -> tuple[Floats, Floats]:
+@cache
+def bounds_of(classes: tuple[RequestClass, ...]) -> tuple[Floats, Floats]:
+    """Return the least and the most tokens of inputs and of outputs, [end, class]."""
+    inputs, outputs = [INPUT_BOUNDS[c.input_length] for c in classes], [OUTPUT_BOUNDS[c.output_length] for c in classes]
+    return np.array(inputs).T, np.array(outputs).T
+
+
+def bounds(means: Floats, of_class: Floats) -> tuple[Floats, Floats]:
     """Return the least and the most tokens by class; a mean outside its class's bounds tells nothing of them."""
-    least, most = np.array(of_class).T
+    least, most = of_class
     inside = (means >= least) & (means <= most)
     return np.where(inside, least, 1.0), np.where(inside, most, np.inf)
 
 
-def variation(means: Floats, of_class: Sequence[tuple[float, float]]) -> Floats:
+def variation(means: Floats, of_class: Floats) -> Floats:
     """Return coefficients of variation by class; the largest for a mean outside its class's bounds."""
-    least, most = np.array(of_class).T
+    least, most = of_class
     near = np.minimum(_BELOW * (means - least), _ABOVE * (most - means)) / means
     inside = (means >= least) & (means <= most)
     return np.where(inside, np.clip(near, _LEAST_CV, LENGTH_CV), LENGTH_CV)

@@ -7,10 +7,11 @@ from typing import Final
 
 import numpy as np
 
+from dynamollm.core.cells import Singles
 from dynamollm.core.normal import above_normal
 from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import LEAST_CHUNK, Singles, Stream
+from dynamollm.core.stream import LEAST_CHUNK, Stream
 
 _TINY: Final = 1e-9
 
@@ -51,13 +52,13 @@ def _long_steps(stream: Stream, s: State, room_ms: Floats) -> Floats:
     """
     grid = stream.grid
     chunk = np.maximum(grid.budget - s.batch, LEAST_CHUNK)
-    full_ms, square_ms = stream.part_ms(chunk), grid.table.c["square_ms"][stream.point_of]
+    full_ms, square_ms = stream.part_ms(chunk), grid.table.c["square_ms"].astype(stream.dtype)[stream.point_of]
     # From which token on a full part takes too long, and how many parts there are after it.
     begin = np.maximum((room_ms - full_ms) / (2 * square_ms * chunk) - chunk / 2, 0.0)
-    tokens = grid.prompt_tokens.take(stream.class_of, axis=1)
-    parts = grid.weights @ np.maximum(tokens - stream.each(chunk + begin), 0.0) / stream.each(chunk)
+    parts = grid.weights.astype(stream.dtype) @ np.maximum(stream.prompt_tokens - stream.each(chunk + begin), 0.0)
+    parts /= stream.each(chunk)
     # Or less than a full part does already, and all parts.
-    several = np.maximum(stream.of_class_and_point(grid.class_added[0]) / stream.each(full_ms), 1.0)
+    several = np.maximum(stream.added_ms / stream.each(full_ms), 1.0)
     partly = _longer(stream, room_ms / (1 + np.minimum(s.prompt_share, 0.5))) * several
     found: Floats = stream.sums(stream.share * np.where(stream.each(room_ms > full_ms), parts, partly))
     return found
@@ -82,6 +83,5 @@ def _long_stalls(stream: Stream, s: State, room_ms: Floats) -> Floats:
 
 def _longer(stream: Stream, room_ms: Floats) -> Floats:
     """Return the probability that a class's prompt adds more than so much, [cell], to steps: log-normal by two moments, [member]."""
-    e1, e2 = stream.of_class_and_point(stream.grid.class_added[:2])
-    sigma = np.sqrt(np.log(np.maximum(e2 / e1**2, 1 + 1e-6)))
-    return above_normal((stream.each(np.log(np.maximum(room_ms, _TINY))) + sigma**2 / 2 - np.log(e1)) / sigma)
+    mean, deviation = stream.added_logs
+    return above_normal((stream.each(np.log(np.maximum(room_ms, _TINY))) - mean) / deviation)

@@ -13,5 +13,5 @@ MOST_DEVIATIONS: Final = 6.0
 def above_normal(deviations: Floats) -> Floats:
     """Return the probability that a normal variable is so many deviations above its mean."""
     z = np.clip(deviations, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-    above: Floats = 1 / (1 + np.exp(1.5976 * z + 0.07056 * z**3))
+    above: Floats = 1 / (1 + np.exp(z * (1.5976 + 0.07056 * z * z)))  # z**3 takes many times longer
     return above

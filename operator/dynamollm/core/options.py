@@ -117,7 +117,7 @@ def least_options(
         hopeful &= relevant(bound, np.minimum(least.min(axis=1), bound))[:, None]
     row, column = np.nonzero(hopeful)
     if not row.size:
-        return bound, {int(row): place for place, row in enumerate(alone.row)}, alone
+        return bound, {row: place for place, row in enumerate(alone.row.tolist())}, alone
     pairs = pair_options(subsets, row, column + 1)
     # Most of them are dearer, and need not be sorted.
     pairs = pairs.take(np.round(pairs.cost, 3) <= np.round(bound, 3)[pairs.row])
@@ -161,7 +161,7 @@ def _cheapest(options: Options, rows: int) -> tuple[_Floats, Mapping[int, int], 
     found, first = np.unique(options.row[order], return_index=True)
     cost = np.full(rows, np.inf)
     cost[found] = options.cost[order[first]]
-    return cost, {int(row): int(order[index]) for row, index in zip(found, first, strict=True)}, options
+    return cost, dict(zip(found.tolist(), order[first].tolist(), strict=True)), options
 
 
 def least_pair_cost(

@@ -108,7 +108,7 @@ class Capacities:
     def at(self, index: tuple[int, ...] | int | NDArray[np.int64]) -> "Capacities":
         """Return some of them: at one index, or of the last along all others."""
         place = index if isinstance(index, tuple) else (..., index)
-        return replace(self, alone_per_s=self.alone_per_s[place], gain=self.gain[place])
+        return Capacities(self.alone_per_s[place], self.gain[place], self.half_at)
 
     def shaped(self, *shape: int) -> "Capacities":
         """Return the same in another shape."""

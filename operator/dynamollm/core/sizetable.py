@@ -17,7 +17,7 @@ from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Slo
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import Mixes
+from dynamollm.core.stream import NEWTON, Mixes, Stream
 
 UTILISATION_STEPS: Final = 20
 """Watts are asked for at every twentieth of an instance's capacity, and rounded up in between."""
@@ -28,6 +28,8 @@ they are taken as straight lines between those."""
 
 _LOADS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
 """Shares of the capacity at which watts are worked out."""
+_LIGHT: Final = 2
+"""So many of them are light: a step less leads to the batch as exactly."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,33 @@ def size_table(
     capacity = fastest.carrying(rates)
     loads = np.array(_LOADS)[:, None] * np.repeat(capacity, len(clocks))
     idle_w = np.repeat(profile.loaded_idle_w * np.array(tensor_parallel, np.float64), len(clocks))
-    nodes = np.concatenate([np.tile(idle_w, shape[0])[None], powers_w(stream, loads)])
+    watts = _watts(stream, loads, few=known is not None)
+    nodes = np.concatenate([np.tile(idle_w.astype(watts[0].dtype), shape[0])[None], *watts])
     steps = np.arange(UTILISATION_STEPS + 1) / UTILISATION_STEPS
     # By step first: there are few of them.
     power = _lines(nodes, np.interp(steps, (0.0, *_LOADS), np.arange(len(nodes)))).reshape(-1, *shape)
     if len(clocks) == 1:
-        return SizeTable(capacity, np.moveaxis(power[..., 0], 0, -1))
+        return _table(capacity, power[..., 0])
     table = np.minimum(found.in_pool(fastest.fewest(rates)[..., None]), capacity[..., None])
     able = HEADROOM * _lines(np.moveaxis(table, -1, 0), np.interp(every, clocks, np.arange(len(clocks))))
     least = _least(power, able, steps[:, None, None] * capacity, places=places)
-    return SizeTable(capacity, np.ascontiguousarray(np.moveaxis(least, 0, -1)))
+    return _table(capacity, least)
+
+
+def _table(capacity: Floats, power_w: Floats) -> SizeTable:
+    """Return the table of watts by step first."""
+    return SizeTable(capacity, np.ascontiguousarray(np.moveaxis(power_w, 0, -1), dtype=np.float64))
+
+
+def _watts(stream: Stream, loads: Floats, *, few: bool) -> tuple[Floats, ...]:
+    """Return the watts at these loads, [load, cell], in parts; of few mixes, which may be pools, in double precision."""
+    if few:
+        return (powers_w(stream, loads),)
+    single, loads = stream.single(), loads.astype(np.float32)
+    return (
+        powers_w(single, loads[:_LIGHT], newton=NEWTON - 1),
+        powers_w(single, loads[_LIGHT:]),
+    )
 
 
 def _least(power: Floats, able: Floats, wanted: Floats, *, places: NDArray[np.int64]) -> Floats:
@@ -113,7 +132,7 @@ def _least(power: Floats, able: Floats, wanted: Floats, *, places: NDArray[np.in
         lowest += carried < wanted
     segments = np.maximum(np.searchsorted(places, np.arange(len(able))), 1)
     shares = (np.arange(len(able)) - places[segments - 1]) / (places[segments] - places[segments - 1])
-    right, share = segments.take(lowest), shares.take(lowest)
+    right, share = segments.take(lowest), shares.astype(power.dtype).take(lowest)
     # From the flat array: several times faster than along an axis.
     right += np.arange(0, power.size, len(places)).reshape(lowest.shape)
     low, high = (power.take(side) for side in (right - 1, right))
@@ -126,6 +145,6 @@ def _least(power: Floats, able: Floats, wanted: Floats, *, places: NDArray[np.in
 def _lines(nodes: Floats, at: Floats) -> Floats:
     """Return what straight lines between nodes, [node, …], have at places counted in nodes, [place, …]."""
     left = np.minimum(at.astype(np.int64), len(nodes) - 2)
-    share = (at - left).reshape(-1, *(1,) * (nodes.ndim - 1))
+    share = (at - left).astype(nodes.dtype).reshape(-1, *(1,) * (nodes.ndim - 1))
     lines: Floats = nodes[left] + share * np.diff(nodes, axis=0)[left]
     return lines

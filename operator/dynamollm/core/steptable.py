@@ -31,12 +31,12 @@ _STEP: Final = 1e-4
 class _Picked(dict[str, Floats]):
     """Coefficients at some points, taken when they are first asked for: latencies need few of them."""
 
-    def __init__(self, every: Mapping[str, Floats], points: NDArray[np.int64]) -> None:
+    def __init__(self, every: Mapping[str, Floats], points: NDArray[np.int64], dtype: type[np.floating]) -> None:
         super().__init__()
-        self._every, self._points = every, points
+        self._every, self._points, self._dtype = every, points, dtype
 
     def __missing__(self, name: str) -> Floats:
-        self[name] = picked = self._every[name][self._points]
+        self[name] = picked = self._every[name].astype(self._dtype).take(self._points)
         return picked
 
 
@@ -100,12 +100,13 @@ class StepTable:
         )  # fmt: skip
         return line
 
-    def at(self, points: NDArray[np.int64]) -> "StepTable":
+    def at(self, points: NDArray[np.int64], dtype: type[np.floating] = np.float64) -> "StepTable":
         """Return the table at some of its points, in this order, as often as they are named."""
         some = copy(self)
-        some.c = _Picked(self.c, points)
-        some.gpus, some.one_token_ms = self.gpus[points], self.one_token_ms[points]
-        some.kv_tokens = self.kv_tokens[points]
+        some.c = _Picked(self.c, points, dtype)
+        some.gpus, some.one_token_ms, some.kv_tokens = (
+            of.astype(dtype).take(points) for of in (self.gpus, self.one_token_ms, self.kv_tokens)
+        )
         return some
 
     def decoding(self, context: Floats) -> "DecodeSteps":

@@ -14,21 +14,18 @@ largest rate that keeps it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dynamollm.core.cells import Cells, Indices
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.lengthspread import INPUT_BOUNDS, OUTPUT_BOUNDS, bounds, variation
+from dynamollm.core.lengthspread import bounds, bounds_of, variation
 from dynamollm.core.normal import above_normal
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load
 from dynamollm.core.state import Fluctuation, State
 from dynamollm.core.steptable import Floats, step_table
-
-Singles: TypeAlias = NDArray[np.float32]
-Indices: TypeAlias = NDArray[np.int64]
 
 QUADRATURE: Final = ((-2.857, 0.01126), (-1.3556, 0.22208), (0.0, 0.53332), (1.3556, 0.22208), (2.857, 0.01126))
 """Gauss-Hermite points and weights of a standard normal."""
@@ -43,7 +40,7 @@ it. With 2.33 (one moment of a hundred) rates were a fifth too high where memory
 TAIL_FROM_MS, TAIL_RATIO, TAIL_STEPS = 10.0, 1.284, 26
 """Where the tail of what prompts add to steps is known: from 10 ms to 5 s."""
 
-_NEWTON: Final = 3
+NEWTON: Final = 3
 """From the chord: leaves the batch within a hundred thousandth, of 1e-8 in nearly all cases."""
 _LEAST_SLOPE: Final = 0.05
 _MOST_SHARE: Final = 1 - 1e-6
@@ -117,7 +114,8 @@ class Grid:
         self, profile: Profile, mixes: Mixes, *, tensor_parallel: Sequence[int], clocks_mhz: Sequence[int]
     ) -> None:
         self.profile, self.mixes = profile, mixes
-        self.table = table = step_table(profile, tuple(tensor_parallel), tuple(clocks_mhz))
+        self.tensor_parallel, self.clocks_mhz = tuple(tensor_parallel), tuple(clocks_mhz)
+        self.table = table = step_table(profile, self.tensor_parallel, self.clocks_mhz)
         self.chunked = profile.interleaves_prefill
         self.budget = float(profile.max_batched_tokens)
         # A step has to leave room for prompts beside the sequences that decode.
@@ -133,13 +131,13 @@ class Grid:
         self.inputs, self.outputs = self.shares @ inputs, self.shares @ outputs
         # Sequences hold their prompt and on average half of their output, weighted by how long they stay.
         self.context = (self.shares @ (outputs * (inputs + outputs / 2))) / self.outputs
-        input_cv = variation(inputs, [INPUT_BOUNDS[c.input_length] for c in mixes.classes])
-        self.output_cv = variation(outputs, [OUTPUT_BOUNDS[c.output_length] for c in mixes.classes])
+        input_bounds, output_bounds = bounds_of(mixes.classes)
+        input_cv, self.output_cv = variation(inputs, input_bounds), variation(outputs, output_bounds)
         squares = inputs**2 * (1 + input_cv**2) + inputs * outputs + outputs**2 * (1 + self.output_cv**2) / 3
         self.context_spread = np.sqrt(self.shares @ (outputs * squares) / self.outputs) / self.context
         z, self.weights = np.array(QUADRATURE).T
         sigma = np.sqrt(np.log(1 + input_cv**2))
-        least, most = bounds(inputs, [INPUT_BOUNDS[c.input_length] for c in mixes.classes])
+        least, most = bounds(inputs, input_bounds)
         most = np.minimum(most, profile.max_input_tokens)
         self.prompt_tokens = np.clip(inputs * np.exp(sigma * z[:, None] - sigma**2 / 2), least, most)
         self.token_inputs = (self.shares @ (inputs**2 * (1 + input_cv**2))) / self.inputs
@@ -147,8 +145,9 @@ class Grid:
         most = np.full(1, self.budget)
         self.full_ms = table.prefill_ms(most, most * (0.0 if self.chunked else most)) - table.one_token_ms
         self.base_ms = 0.0 * table.one_token_ms if self.chunked else table.one_token_ms
-        self.prompt_ms = self._added_ms(self.prompt_tokens)
-        self.class_added = np.stack([np.tensordot(self.weights, self.prompt_ms**k, 1) for k in (1, 2, 3)])
+        self.prompt_ms = once = self._added_ms(self.prompt_tokens)
+        moments = np.stack([once, once * once, once * once * once]).reshape(3, self.weights.size, -1)
+        self.class_added = (self.weights @ moments).reshape(3, *once.shape[1:])
         self.added = self.shares @ self.class_added
 
     @cached_property
@@ -178,77 +177,51 @@ class Grid:
         return Stream(self, np.repeat(np.arange(mixes), points), np.tile(np.arange(points), mixes))
 
 
-class Stream:
+class Stream(Cells):
     """Some cells of a grid.
 
     Attributes:
         mix_of: [cell]
         point_of: [cell]
-        cell_of: [member]
-        class_of: [member]
-        share: [member] of the requests of its mix.
         inputs: [cell] mean tokens.
         added: [moment, cell] first three moments of what prompts add to steps.
         full_ms: [cell] what prompts add to a step that they fill.
         base_ms: [cell] what a step of prompts alone takes beside them; 0.0 where they ride with decoding.
+        dtype: precision.
     """
 
-    def __init__(self, grid: Grid, mix_of: Indices, point_of: Indices) -> None:
-        self.grid, self.mix_of, self.point_of = grid, mix_of, point_of
-        counts = grid.counts[mix_of]
-        self.cell_of = np.repeat(np.arange(mix_of.size), counts)
-        self._first = np.cumsum(counts) - counts
-        members = np.arange(self.cell_of.size) + np.repeat(grid.first[mix_of] - self._first, counts)
-        self.class_of, self.share = grid.class_of[members], grid.share[members]
-        self.inputs, self._outputs, self._context = (of[mix_of] for of in (grid.inputs, grid.outputs, grid.context))
-        self.added = grid.added[:, mix_of, point_of]
-        self.full_ms, self.base_ms = grid.full_ms[point_of], grid.base_ms[point_of]
-        self._steps = grid.table.at(point_of)
+    def __init__(self, grid: Grid, mix_of: Indices, point_of: Indices, dtype: type[np.floating] = np.float64) -> None:
+        super().__init__(grid, mix_of, point_of, dtype)
+
+        def of_mix(x: Floats) -> Floats:
+            return x.astype(dtype).take(mix_of)
+
+        self.inputs, self._outputs, self._context = (of_mix(of) for of in (grid.inputs, grid.outputs, grid.context))
+        self._sigmas = of_mix(_KV_SIGMAS * grid.context_spread)
+        added = grid.added.astype(dtype).reshape(len(grid.added), -1)
+        self.added = added.take(mix_of * grid.table.gpus.size + point_of, axis=1)
+        self.full_ms, self.base_ms = (of.astype(dtype).take(point_of) for of in (grid.full_ms, grid.base_ms))
+        self._steps = grid.table.at(point_of, dtype)
         self._decode = self._steps.decoding(self._context)
         self._held = np.maximum(self._steps.kv_tokens / self._context - 1, 0.0)
         """Sequences that fill the KV cache beside the one whose prompt is made."""
         self._fluctuation: tuple[State, Fluctuation] | None = None
         """Of the state that was asked for last: it is asked for several times."""
 
-    # ------------------------------------------------------------------ members
-    def each(self, x: Any) -> Any:
-        """Return for each member what its cell has."""
-        return x.take(self.cell_of)
+    def only(self, cells: Indices) -> "Stream":
+        """Return some of the cells."""
+        return Stream(self.grid, self.mix_of[cells], self.point_of[cells], self.dtype)
 
-    def sums(self, x: Floats) -> Floats:
-        """Return the sums over the members of each cell."""
-        sums: Floats = np.add.reduceat(x, self._first)
-        return sums
-
-    def largest(self, x: Floats) -> Floats:
-        """Return the largest of the members of each cell."""
-        largest: Floats = np.maximum.reduceat(x, self._first)
-        return largest
-
-    def of_class_and_point(self, x: Any) -> Any:
-        """Return for each member what its class has at its point, [..., class, point] to [..., member]."""
-        *more, classes, points = x.shape
-        index = self.class_of * points + self.point_of[self.cell_of]
-        return x.reshape(*more, classes * points).take(index, axis=-1)
-
-    @cached_property
-    def prompt_ms(self) -> Singles:
-        """What prompts add to steps, [quadrature, member]."""
-        found: Singles = self.of_class_and_point(self.grid.prompt_ms.astype(np.float32))
-        return found
-
-    @cached_property
-    def more_steps(self) -> Singles:
-        """Steps that prompts take beyond the first, [quadrature, member]."""
-        found: Singles = self.grid.more_steps.astype(np.float32).take(self.class_of, axis=1)
-        return found
+    def single(self) -> "Stream":
+        """Return the same cells in single precision: watts are worked out in half the time, and known to some millionths."""
+        return Stream(self.grid, self.mix_of, self.point_of, np.float32)
 
     # ------------------------------------------------------------------ the state
     @cached_property
     def most(self) -> Floats:
         """The largest mean batch: of the engine's sequences, and of what the KV cache holds with its fluctuations, [cell]."""
         # (√B)² + σ·√B = held
-        sigmas = _KV_SIGMAS * self.grid.context_spread[self.mix_of]
+        sigmas = self._sigmas
         root = (-sigmas + np.sqrt(sigmas**2 + 4 * self._held)) / 2
         most: Floats = np.minimum(root**2, self.grid.sequences)
         return most
@@ -262,7 +235,7 @@ class Stream:
     @cached_property
     def alone_ms(self) -> Floats:
         """A decode step of one sequence of the mix, [cell]."""
-        return self.decode_ms(np.ones(self.mix_of.size))
+        return self.decode_ms(np.ones(self.mix_of.size, self.dtype))
 
     @cached_property
     def _rise(self) -> Floats:
@@ -274,7 +247,7 @@ class Stream:
     @cached_property
     def _together(self) -> tuple[Floats, Floats]:
         """Tokens of the prompt that a token is of, on average, a step's budget at most; and what each adds to a step."""
-        tokens = np.minimum(self.grid.token_inputs[self.mix_of], self.grid.budget)
+        tokens = np.minimum(self.grid.token_inputs.astype(self.dtype).take(self.mix_of), self.grid.budget)
         return tokens, self.part_ms(tokens) / tokens
 
     def _busy_with_slope(self, batch: Floats, decode_ms: Floats) -> tuple[Floats, Floats]:
@@ -312,13 +285,13 @@ class Stream:
         share = np.minimum(per_ms * busy, _MOST_SHARE)
         return State(batch, decode_ms, per_ms, share, decode_ms / (1 - share))
 
-    def at_rate(self, per_ms: Floats) -> State:
+    def at_rate(self, per_ms: Floats, *, newton: int = NEWTON) -> State:
         """Return the state at a rate, requests/ms, [..., cell]; that of the largest batch where there is none."""
         most, tokens = self.most, per_ms * self._outputs
         # Along the chord of decode times between no batch and the largest: a step is nearly linear in its batch.
         asked = tokens / np.maximum(1 - per_ms * (self.added[0] + self.base_ms), _TINY)
         batch = np.minimum(asked * self.alone_ms / np.maximum(1 - asked * self._rise, _TINY), most)
-        for _ in range(_NEWTON):
+        for _ in range(newton):
             now, more = self._decode.with_slope(1 + batch)
             busy, bend = self._busy_with_slope(batch, now)
             left = np.maximum(1 - per_ms * busy, _TINY)
@@ -380,7 +353,7 @@ class Stream:
 
     def power_w(self, s: State) -> Floats:
         """Return the mean watts of all GPUs of an instance, [..., cell]."""
-        steps, nothing = self._steps, np.zeros(1)
+        steps, nothing = self._steps, np.zeros(1, self.dtype)
         busy = self.busy(s)
         # While any request is inside.
         batch = np.maximum(1.0, s.batch / np.maximum(busy, _TINY))

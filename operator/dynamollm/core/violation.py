@@ -5,7 +5,7 @@ variance, taken as gamma-distributed (`core.gamma`).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -14,6 +14,7 @@ import numpy as np
 
 from dynamollm.core.answers import alone_ms, answer_gaps, answer_weights, usual_output_tokens
 from dynamollm.core.briefanswers import held_up_throughout
+from dynamollm.core.cells import Singles
 from dynamollm.core.gamma import cube_root, normal_of, tail
 from dynamollm.core.longgaps import long_gaps
 from dynamollm.core.records import Order, Slo, SloRule
@@ -25,10 +26,9 @@ from dynamollm.core.stream import (
     TAIL_RATIO,
     TAIL_STEPS,
     Grid,
-    Indices,
-    Singles,
     Stream,
 )
+from dynamollm.core.waitcases import Cases
 from dynamollm.core.waiting import Waits, ahead, waits
 
 ALONE_FACTOR: Final = 5.0
@@ -43,8 +43,7 @@ _BLOCK: Final = 32_768
 _NEVER: Final = 1e-6
 """Less likely than that: counted as never."""
 _TINY = np.float32(1e-9)
-_HALF, _TWELFTH = np.float32(1 / 2), np.float32(1 / 12)
-_NOTHING, _ENDLESS = np.float32(0.0), np.float32(np.inf)
+_NOTHING = np.float32(0.0)
 
 
 @dataclass(frozen=True)
@@ -103,43 +102,58 @@ class Misses:
 
     def late(self, s: State, after: Waits, limits_ms: Singles) -> Singles:
         """Return the probability that a first token comes after a limit, [member]."""
-        late = self._over(s, _Cases(after, self._rows, self.stream.cell_of), limits_ms)
-        late += self._without_place(s, limits_ms - self._own_ms(s))
+        late = self._over(s, Cases(after, self._rows, self.stream.cell_of), limits_ms)
+        full = self._full(s)
+        if full is not None:
+            late += self._without_place(s, full, limits_ms - self._own_ms(s))
         found: Singles = np.minimum(late, 1, out=late)
         return found
 
     def _own_ms(self, s: State) -> Singles:
         """Return the mean time that a class's own prompts take, without waiting, [member]."""
-        stream, grid = self.stream, self.stream.grid
-        base = stream.each(stream.step_base_ms(s).astype(np.float32))
-        steps = (1 + grid.weights @ grid.more_steps).astype(np.float32)[stream.class_of]
-        own: Singles = base * steps + self._added_ms
+        base = self.stream.each(self.stream.step_base_ms(s).astype(np.float32))
+        own: Singles = base * self._own_steps + self._added_ms
         return own
+
+    @cached_property
+    def _own_steps(self) -> Singles:
+        """Steps that a class's own prompts take, on average, [member]."""
+        grid = self.stream.grid
+        steps: Singles = (1 + grid.weights @ grid.more_steps).astype(np.float32)[self.stream.class_of]
+        return steps
 
     @cached_property
     def _added_ms(self) -> Singles:
         """What a class's prompts add to steps, [member]."""
-        added: Singles = self.stream.of_class_and_point(self.stream.grid.class_added[0].astype(np.float32))
+        added: Singles = self.stream.added_ms.astype(np.float32)
         return added
 
-    def _without_place(self, s: State, slack_ms: Singles) -> Singles:
-        """Return the probability that all places of the batch are taken, and none gets free within the slack, [member].
+    def _full(self, s: State) -> Singles | None:
+        """Return the probability that all places of the batch are taken, [cell]; None: in no cell they ever are.
 
-        The batch is taken as gamma-distributed; while it is full, as many requests wait as it would have too many.
+        The batch is taken as gamma-distributed.
         """
-        stream, most = self.stream, self.stream.grid.sequences
-        batch, variance = s.batch.astype(np.float32), stream.fluctuation(s).variance.astype(np.float32)
+        most = self.stream.grid.sequences
+        batch, variance = s.batch.astype(np.float32), self.stream.fluctuation(s).variance.astype(np.float32)
         root = np.full_like(batch, (most - 0.5) ** (1 / 3))
         full = tail(root, *normal_of(batch, variance), out=root, room=np.empty_like(root))
+        return full if (full > _NEVER).any() else None
+
+    def _without_place(self, s: State, full: Singles, slack_ms: Singles) -> Singles:
+        """Return the probability that all places of the batch are taken, and none gets free within the slack, [member].
+
+        While the batch is full, as many requests wait as it would have too many.
+        """
+        stream = self.stream
+        variance = stream.fluctuation(s).variance.astype(np.float32)
         found = np.zeros_like(slack_ms)
-        some = np.flatnonzero(full.take(stream.cell_of) > _NEVER)
-        if some.size:
-            cells = stream.cell_of[some]
-            frees = s.per_ms * np.maximum(most - s.batch, 0.0) / np.maximum(variance, _TINY)
-            found[some] = full[cells] * np.exp(-np.maximum(slack_ms[some], 0) * frees[cells])
+        some = np.flatnonzero((full > _NEVER).take(stream.cell_of))
+        cells = stream.cell_of[some]
+        frees = s.per_ms * np.maximum(stream.grid.sequences - s.batch, 0.0) / np.maximum(variance, _TINY)
+        found[some] = full[cells] * np.exp(-np.maximum(slack_ms[some], 0) * frees[cells])
         return found
 
-    def _over(self, s: State, cases: "_Cases", limits_ms: Singles, alone_ms: Singles | None = None) -> Singles:
+    def _over(self, s: State, cases: Cases, limits_ms: Singles, alone_ms: Singles | None = None) -> Singles:
         """Return P(steps of the prompt + wait > limit), [member].
 
         Args:
@@ -213,19 +227,23 @@ class Misses:
         left = 1 - s.prompt_share
         moments = (
             s.decode_ms - stream.alone_ms, s.decode_ms, s.prompt_share / left,
-            s.per_ms * self._stall / left ** (1 if chunked else 3), self._steady(s),
+            s.per_ms * self._stall / (left if chunked else left * left * left), self._steady(s),
         )  # fmt: skip
-        beyond, window, held_up, prompts, steady = (stream.each(moment.astype(np.float32)) for moment in moments)
-        if not chunked:
-            window = window + self._own_ms(s) * self._per_gap
-        mean, variance = beyond + held_up * window, prompts * window * self._per_gap + steady
+        beyond, window, held_up, prompts, steady = (moment.astype(np.float32) for moment in moments)
+        if chunked:
+            # Of cells, as far as it goes: members are several times as many.
+            mean, lasting = stream.each(beyond + held_up * window), stream.each(prompts * window)
+        else:
+            window = stream.each(window) + self._own_ms(s) * self._per_gap
+            mean, lasting = stream.each(beyond) + stream.each(held_up) * window, stream.each(prompts) * window
+        variance = lasting * self._per_gap + stream.each(steady)
         above, room = np.empty_like(root), np.empty_like(root)
         usual = tail(root, *normal_of(mean, variance), out=above, room=room)
         if not chunked:
             return np.maximum(usual, self._stalled(s, root))
         if self._brief is None:
             return usual
-        slack = root**3 - stream.each((s.decode_ms - stream.alone_ms).astype(np.float32))
+        slack = root * root * root - stream.each((s.decode_ms - stream.alone_ms).astype(np.float32))
         usual += self._brief * np.maximum(held_up_throughout(stream, s, slack) - usual, _NOTHING)
         return usual
 
@@ -266,31 +284,41 @@ class Misses:
     # -------------------------------------------------------------- five times alone
     def _beyond_alone(self, s: State) -> Singles:
         """Return the probability that the end-to-end latency is above its limit, [member]."""
-        stream, alone_ms = self.stream, self.limits.alone_ms
-        if alone_ms is None:
-            raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
+        stream = self.stream
         left = 1 - s.prompt_share
         moments = (
-            s.decode_ms, s.prompt_share / left, s.per_ms * self._stall / left**3, self._steady(s),
+            s.decode_ms, s.prompt_share / left, s.per_ms * self._stall / (left * left * left), self._steady(s),
             stream.full_ms if stream.grid.chunked else np.full_like(s.batch, np.inf),
         )  # fmt: skip
         decode, held_up, prompts, steady, full = (stream.each(moment.astype(np.float32)) for moment in moments)
         found, own = waits(stream, s, self._ahead), self._own_ms(s)
-        weights = stream.grid.weights.astype(np.float32)
+        places = self._full(s)
         total = np.zeros(decode.size, np.float32)
-        answers = zip(alone_ms, answer_gaps(stream.grid), answer_weights(stream.grid), strict=True)
-        for alone, gaps, share in answers:
-            some, share_of = (one.astype(np.float32)[stream.class_of] for one in (gaps, share))
+        for some, share_of, limits, usual in self._answers:
             # Prompts that come during one's own and beside one's tokens hold these up, in steps that are at most full.
             window = some * decode + own
             mean = np.minimum(held_up * window, np.maximum(some, 1) * full)
             variance = prompts * window * (mean / np.maximum(held_up * window, _TINY)) ** 2
             lumps = mean, variance + some * some * steady
-            limits = (ALONE_FACTOR * alone).astype(np.float32)[:, stream.class_of]
-            over = self._over(s, _Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
-            over += self._without_place(s, weights @ limits - own - some * decode - mean)
+            over = self._over(s, Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
+            if places is not None:
+                over += self._without_place(s, places, usual - own - some * decode - mean)
             total += share_of * over
         return total
+
+    @cached_property
+    def _answers(self) -> list[tuple[Singles, Singles, Singles, Singles]]:
+        """Answers that stand for a class's: gaps and share, [member], limits of the latency, [quadrature, member], and their mean."""
+        grid, of = self.stream.grid, self.stream.class_of
+        alone_ms = self.limits.alone_ms
+        if alone_ms is None:
+            raise ValueError("FiveTimesAlone needs the latencies of requests alone: use limits_of")
+        weights = grid.weights.astype(np.float32)
+        singles = (one.astype(np.float32) for one in (answer_gaps(grid), answer_weights(grid), ALONE_FACTOR * alone_ms))
+        return [
+            (gaps[of], share[of], limits.take(of, axis=-1), (weights @ limits)[of])
+            for gaps, share, limits in zip(*singles, strict=True)
+        ]
 
     # -------------------------------------------------------------- percentiles
     def ttft_quantile_ms(self, s: State, above: float) -> Floats:
@@ -307,62 +335,6 @@ class Misses:
 def _most_rows(stream: Stream) -> int:
     """Return how many lengths of prompts are worked on at a time."""
     return max(1, min(_BLOCK // stream.cell_of.size, len(QUADRATURE)))
-
-
-class _Cases:
-    """The cases of a wait, as members meet them: [member]."""
-
-    def __init__(
-        self, found: Waits, rows: Indices, cells: Indices, more: tuple[Singles, Singles] | None = None
-    ) -> None:
-        """Take ``more`` (mean and variance) on top of each wait; None: nothing, for sure.
-
-        Args:
-            found: waits by group and cell.
-            rows: of each member, its group and cell as one.
-            cells: of each member.
-            more: [member]
-        """
-        waits = [(found.queued, found.queued_mean, found.queued_variance)]
-        quiet = 1 - found.queued
-        if found.later is not None:
-            waits.append((found.later, found.later_mean, found.later_variance))
-            quiet = quiet - found.later
-
-        def each(x: Singles) -> Singles:
-            picked: Singles = x.ravel().take(rows if x.ndim > 1 else cells)
-            return picked
-
-        self._queued: list[tuple[Singles, Singles, Singles]] = []
-        """Probability, and what makes a normal deviation."""
-        for case in waits:
-            probability, mean, variance = (one.astype(np.float32) for one in case)
-            if more is None:
-                factor, offset = (each(one) for one in normal_of(mean, variance))
-            else:
-                factor, offset = normal_of(each(mean) + more[0], each(variance) + more[1])
-            self._queued.append((each(probability), factor, offset))
-        step: Singles = each(found.quiet_ms.astype(np.float32)) + _TINY
-        square: Singles = step * step
-        self._quiet = each(quiet.astype(np.float32))
-        self._per_step = self._quiet / step
-        self._normal = None if more is None else normal_of(more[0] + step * _HALF, more[1] + square * _TWELFTH)
-        """Where nothing else varies, the wait for the step under way is uniform."""
-
-    def over(self, slack: Singles, rooms: Sequence[Singles]) -> Singles:
-        """Return P(wait > slack), [length, member], in one of the rooms."""
-        root, total, above, room = rooms
-        np.clip(slack, _TINY, _ENDLESS, out=slack)  # np.maximum takes twice as long
-        cube_root(slack, out=root)
-        if self._normal is None:
-            np.multiply(slack, self._per_step, out=total)
-            np.subtract(self._quiet, total, out=total)
-            np.clip(total, _NOTHING, _ENDLESS, out=total)
-        else:
-            tail(root, *self._normal, probability=self._quiet, out=total, room=room)
-        for probability, factor, offset in self._queued:
-            total += tail(root, factor, offset, probability=probability, out=above, room=room)
-        return total
 
 
 def _solved(exceeds: Callable[[Floats], Singles], scale: Floats, above: float) -> Floats:

@@ -18,10 +18,11 @@ from typing import Final
 
 import numpy as np
 
+from dynamollm.core.cells import Indices
 from dynamollm.core.records import Order
 from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
-from dynamollm.core.stream import LEAST_CHUNK, Indices, Stream
+from dynamollm.core.stream import LEAST_CHUNK, Stream
 
 _STEPS_OF_LATER: Final = 1.5
 """Full steps that prompts of later deadlines hold up a first token for: the one under way, half of it on average, and one's own."""
@@ -62,12 +63,13 @@ def ahead(stream: Stream, limits_ms: Floats, order: Order) -> Ahead:
     """Return whom requests wait for, with these TTFT limits by class."""
     if order is Order.FIRST_COME_FIRST_SERVED or np.ptp(limits_ms) == 0:
         one = np.zeros(limits_ms.size, dtype=np.int64)
-        return Ahead(one, np.ones((1, 1)), stream.added[:, None])
+        return Ahead(one, np.ones((1, 1), stream.dtype), stream.added[:, None])
     grid, cells = stream.grid, (stream.mix_of, stream.point_of)
     distinct, group = np.unique(limits_ms, return_inverse=True)
     # Shares by group: of the classes whose deadlines are not later, the others' are zero.
     shares = grid.shares * (limits_ms <= distinct[:, None])[:, None, :]
-    return Ahead(group, shares.sum(axis=-1)[:, cells[0]], (shares @ grid.class_added[:, None])[:, :, *cells])
+    added = (shares @ grid.class_added[:, None])[:, :, *cells]
+    return Ahead(group, shares.sum(axis=-1)[:, cells[0]].astype(stream.dtype), added.astype(stream.dtype))
 
 
 def waits(stream: Stream, s: State, ahead: Ahead) -> Waits:

@@ -47,3 +47,21 @@ def test_watts_of_many_loads_are_those_of_one_after_the_other() -> None:
         rate_per_s=loads.T.reshape(*shape, len(loads)),
     )
     assert table.reshape(-1, len(loads)) == pytest.approx(together.T)
+
+
+@pytest.mark.parametrize("name", [MODERN, PAPER])
+def test_watts_in_single_precision_are_the_same_to_some_millionths(name: str) -> None:
+    stream = grid(name, mixes(np.random.default_rng(6), 200)).stream()
+    most = stream.at_batch(stream.most).per_ms * 1e3
+    loads = most * np.array([[0.05], [0.25], [0.5], [0.75], [1.0], [1.2]])
+    found = powers_w(stream.single(), loads.astype(np.float32))
+    assert found.dtype == np.float32
+    assert found == pytest.approx(powers_w(stream, loads), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [MODERN, PAPER])
+def test_at_light_loads_two_steps_lead_to_the_batch(name: str) -> None:
+    stream = grid(name, mixes(np.random.default_rng(7), 200)).stream()
+    most = stream.at_batch(stream.most).per_ms * 1e3
+    loads = most * np.array([[0.05], [0.25]])
+    assert powers_w(stream, loads, newton=2) == pytest.approx(powers_w(stream, loads, newton=8), rel=1e-5)

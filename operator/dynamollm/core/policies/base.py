@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Final, Protocol
 
 from dynamollm.core.classes import RequestClass
@@ -99,6 +100,7 @@ class Policy(Protocol):
         """Return the plan that should be in force; ``situation.current`` itself where nothing changes."""
 
 
+@cache
 def pool_name(classes: tuple[RequestClass, ...]) -> str:
     """Return the name of the pool of these classes: its largest class in lower case."""
     return list(RequestClass)[max(list(RequestClass).index(c) for c in classes)].value.lower()
