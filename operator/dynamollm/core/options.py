@@ -213,12 +213,13 @@ def pair_options(subsets: Subsets, row: _Counts, stair: _Counts) -> Options:
     stairs = np.repeat(stair, partners.size)
     found = [(row[:0], np.zeros((0, len(subsets.degrees)), dtype=np.int64))]
     for first, second in permutations(range(len(subsets.degrees)), 2):
-        carried = others * subsets.table.capacity_per_s[rows, second]
+        carried = others * subsets.table.capacity_per_s[:, second].take(rows)
         fewest = _fewest(subsets, rows, stairs, first, carried=carried)
         useful = (fewest > 0) & (carried > 0) & _new(rows, fewest, every=partners.size)
-        counts = np.zeros((np.count_nonzero(useful), len(subsets.degrees)), dtype=np.int64)
-        counts[:, first], counts[:, second] = fewest[useful], others[useful]
-        found.append((rows[useful], counts))
+        which = np.flatnonzero(useful)
+        counts = np.zeros((which.size, len(subsets.degrees)), dtype=np.int64)
+        counts[:, first], counts[:, second] = fewest.take(which), others.take(which)
+        found.append((rows.take(which), counts))
     return _priced(subsets, *(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
@@ -231,8 +232,8 @@ def _new(row: _Counts, count: _Counts, *, every: int) -> NDArray[np.bool_]:
 
 def _fewest(subsets: Subsets, row: _Counts, stair: _Counts, degree: int, *, carried: _Floats) -> _Counts:
     """Return the fewest instances of a degree that bring the utilisation down to a stair beside what others carry."""
-    capacity = subsets.table.capacity_per_s[row, degree]
-    wanted = subsets.rate_per_s[row] * UTILISATION_STEPS / stair - carried
+    capacity = subsets.table.capacity_per_s[:, degree].take(row)
+    wanted = subsets.rate_per_s.take(row) * UTILISATION_STEPS / stair - carried
     # One more than the limit allows, where there is no capacity: ``_priced`` drops it.
     none = subsets.max_gpus + 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -242,23 +243,38 @@ def _fewest(subsets: Subsets, row: _Counts, stair: _Counts, degree: int, *, carr
 
 
 def _priced(subsets: Subsets, row: _Counts, counts: _Counts) -> Options:
-    """Return those of these mixes that carry their pool's load within the limits, with watts and cost."""
-    degrees = np.array(subsets.degrees)
-    gpus = counts @ degrees
-    keep = (gpus > 0) & (gpus <= subsets.max_gpus)
-    row, counts, gpus = row[keep], counts[keep], gpus[keep]
-    capacity = (counts * subsets.table.capacity_per_s[row]).sum(axis=1)
-    utilisation = subsets.rate_per_s[row] / np.maximum(capacity, _EPSILON)
+    """Return those of these mixes that carry their pool's load within the limits, with watts and cost.
+
+    Degree by degree and from flat arrays: several times faster than along the axis of degrees, which is short.
+    """
+    degrees = subsets.degrees
+    gpus = _of_degrees(counts, degrees)
+    keep = np.flatnonzero((gpus > 0) & (gpus <= subsets.max_gpus))
+    row, counts, gpus = row.take(keep), counts.take(keep, axis=0), gpus.take(keep)
+    capacity = np.zeros(row.size)
+    for degree in range(len(degrees)):
+        capacity += counts[:, degree] * subsets.table.capacity_per_s[:, degree].take(row)
+    utilisation = subsets.rate_per_s.take(row) / np.maximum(capacity, _EPSILON)
     step = np.maximum(np.ceil(utilisation * UTILISATION_STEPS - _EPSILON), 0).astype(np.int64)
-    keep = step <= UTILISATION_STEPS
-    row, counts, gpus, step = row[keep], counts[keep], gpus[keep], step[keep]
-    power_w = np.zeros(row.size)
-    for degree in range(degrees.size):
-        power_w += counts[:, degree] * subsets.table.power_w[row, degree, step]
-    started = np.maximum(counts - subsets.have[row], 0) @ degrees
-    cost = subsets.weights.cost(power_w, gpus) + started * subsets.start_w
+    keep = np.flatnonzero(step <= UTILISATION_STEPS)
+    row, counts, gpus, step = row.take(keep), counts.take(keep, axis=0), gpus.take(keep), step.take(keep)
+    power_w, new = np.zeros(row.size), np.empty_like(counts)
+    watts, place = np.ascontiguousarray(subsets.table.power_w), row * len(degrees) * (UTILISATION_STEPS + 1) + step
+    for degree in range(len(degrees)):
+        power_w += counts[:, degree] * watts.take(place + degree * (UTILISATION_STEPS + 1))
+        np.maximum(counts[:, degree] - subsets.have[:, degree].take(row), 0, out=new[:, degree])
+    cost = subsets.weights.cost(power_w, gpus) + _of_degrees(new, degrees) * subsets.start_w
     options = Options(row=row, counts=counts, gpus=gpus, power_w=power_w, cost=cost)
-    return options.take(subsets.budget.allows(watts=power_w, gpus=gpus))
+    allowed = subsets.budget.allows(watts=power_w, gpus=gpus)
+    return options if allowed.all() else options.take(allowed)
+
+
+def _of_degrees(counts: _Counts, degrees: Sequence[int]) -> _Counts:
+    """Return the GPUs of so many instances by degree, [option]."""
+    gpus = np.zeros(len(counts), dtype=np.int64)
+    for degree, each in enumerate(degrees):
+        gpus += counts[:, degree] * each
+    return gpus
 
 
 def joined(parts: Sequence[Options]) -> Options:
