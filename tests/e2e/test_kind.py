@@ -132,7 +132,7 @@ def test_every_node_has_an_agent_that_sees_its_gpus(release: Release) -> None:
         (container,) = pod["spec"]["containers"]
         assert container["securityContext"]["capabilities"] == {"add": ["SYS_ADMIN"], "drop": ["ALL"]}
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    release.helm.test()
+    release.check()
 
 
 def test_a_service_gets_gpus_of_the_kubelet_and_answers(release: Release) -> None:

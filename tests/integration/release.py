@@ -17,6 +17,7 @@ import yaml
 from dynamollm.api import names
 from integration.waiting import eventually
 from lab.cluster import LocalCluster
+from lab.errors import LabError
 from lab.helm import CHART, RELEASE, Helm
 from lab.kind import KindCluster
 from lab.paths import REPOSITORY
@@ -86,6 +87,13 @@ class Release:
         return found
 
     # -------------------------------------------------------------- what users do
+    def check(self) -> None:
+        """Run `helm test`; where it fails, say what the check found."""
+        try:
+            self.helm.test()
+        except LabError as error:
+            raise LabError(f"{error}\n{self.cluster.logs(SYSTEM, 'dynamollm-check')}") from error
+
     def serve(self, namespace: str, **spec: Any) -> None:
         """Apply a profile and a small service, and wait until it serves with locked clocks."""
         if namespace not in {body["metadata"]["name"] for body in self.items("namespaces")}:

@@ -59,7 +59,7 @@ def test_install_upgrade_rollback_and_uninstall(release: Release, tmp_path: Path
     notes = release.helm.install(release.values())
     assert "WARNING: simulation.timeScale is 20" in notes
     assert notes.count("WARNING") == 1
-    release.helm.test()
+    release.check()
     release.serve("llm")
     engines = release.engines("llm")
     assert engines
@@ -241,7 +241,7 @@ def test_a_second_install_is_refused_and_changes_nothing(release: Release) -> No
             release.helm.run("install", name, str(CHART), "--namespace", namespace, "--create-namespace",
                              "--take-ownership", values=release.values())  # fmt: skip
     assert release.json("get", "clusterrole", "dynamollm-operator")["metadata"]["resourceVersion"] == before
-    release.helm.test()
+    release.check()
     release.cluster.kubectl("delete", "namespace", "other", "--ignore-not-found", "--wait=false")
 
 
@@ -251,7 +251,7 @@ def test_what_was_applied_by_kubectl_becomes_a_release(release: Release) -> None
     with pytest.raises(LabError, match="cannot be imported"):
         release.helm.install(release.values())
     release.helm.install(release.values(), "--take-ownership", "--force-conflicts")
-    release.helm.test()
+    release.check()
 
 
 def test_kserve_is_warned_of_and_is_no_hindrance(release: Release) -> None:
@@ -310,6 +310,6 @@ def test_a_namespace_that_refuses_agents_is_refused(release: Release) -> None:
             release.helm.install(release.values())
     # Everything but the agent fits even the strictest.
     release.helm.install(release.values(agent={"enabled": False}))
-    release.helm.test()
+    release.check()
     release.helm.uninstall()
     assert release.ours() == KEPT

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from integration.release import Release
 from integration.rights import granted, used
 from integration.waiting import eventually
 from lab.backend import LOCAL, kind_of_cluster
@@ -62,7 +63,7 @@ def test_every_right_is_used_and_none_is_missing(cluster: LocalCluster) -> None:
     }
     deleting = values | {"uninstall": {"services": "Delete"}}
     helm.install(values)
-    helm.test()
+    Release(cluster, helm).check()
 
     cluster.kubectl("apply", "-f", str(REPOSITORY / "manifests/profiles"))
     apply(cluster, forecast={"initialRequestsPerMinute": 900}, pins={"pools": 2})
