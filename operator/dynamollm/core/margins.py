@@ -32,14 +32,15 @@ _WHOLE: Final[Mapping[tuple[Order, SloRule], float]] = {
 }
 
 
-_RESERVE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.1, _EDF: 1.15}
-_RESERVE_WHOLE: Final = 1.3
-"""With these DynamoLLM keeps the SLO at all of eight rates of the hour of 2023 but 97.2 % by deadline at 7.5 times. Served so, an instance that is
-asked for too much misses nearly all at once, since each step is full of prompts then, where first come first served it misses some."""
+_RESERVE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.0, _EDF: 1.05}
+_RESERVE_WHOLE: Final = 1.15
+"""With these DynamoLLM keeps the SLO at all of eight rates of the hour of 2023, where plans learn from misses (``core.feedback``): without
+that each was a tenth higher. 1.0 is no reserve at all: capacities of pools are a tenth less than simulated ones first come first served
+and on whole prompts, and exact by deadline; and load is an upper band."""
 _AT_ONCE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.0, _EDF: 1.05}
 _AT_ONCE_WHOLE: Final = 1.0
-"""Joint keeps the SLO with these at 15 or 16 of 16 rates (docs/model.md). 1.0 is no reserve at all: capacities of pools are a tenth
-less than simulated ones first come first served and on whole prompts, and exact by deadline; and load is an upper band."""
+"""Joint keeps the SLO with these at all of sixteen rates (docs/model.md). Less would do for most of them, and for the week, but capacities
+would be more than a pool of one instance carries."""
 
 
 def reserve(*, chunked: bool, order: Order, at_once: bool) -> float:
