@@ -195,6 +195,34 @@ def test_another_order_of_service_replaces_the_engines(cluster: LocalCluster, ap
     eventually(lambda: ask() == 200 and orders() == {None}, why="engines still serve by deadline")
 
 
+def test_requests_that_miss_their_slo_are_learned_from(cluster: LocalCluster, apply: Apply) -> None:
+    # The model's time to a first token is within 40 ms; at this pace of time HTTP alone takes as much.
+    namespace = apply(
+        profileRef={"name": "h100-llama2-70b-vllm"},
+        slo={
+            "ttftMilliseconds": {"short": 250, "medium": 400, "long": 2000},
+            "tbtMilliseconds": 100,
+            "overrides": [{"class": "SS", "ttftMilliseconds": 40}],
+        },
+        forecast={"initialRequestsPerMinute": 0},
+    )
+    until(cluster, namespace, "Ready", "True")
+    router = get(cluster, "pods", namespace, "-l", f"{names.LABEL_COMPONENT}=router")[0]["status"]["podIP"]
+    body = {"model": "meta-llama/Llama-2-70b-chat-hf", "prompt": "Hello", "max_tokens": 5, "stream": True}
+
+    def told() -> bool:
+        for _ in range(10):
+            answer = requests.post(f"http://{router}:{names.ROUTER_PORT}/v1/completions", json=body, timeout=30)
+            assert answer.status_code == 200
+        events = {event["reason"] for event in get(cluster, "events", namespace)}
+        return "SLOMissed" in events and status(cluster, namespace)["plan"]["correction"] > 1
+
+    eventually(told, timeout_s=240.0, why="misses change no plan")
+    series = f'dynamollm_operator_plan_correction_ratio{{namespace="{namespace}"'
+    pod = eventually(lambda: active(cluster))
+    eventually(lambda: metric(pod, series) > 1, why="the correction is not told")
+
+
 def test_advise_plans_and_touches_nothing(cluster: LocalCluster, apply: Apply) -> None:
     namespace = apply(mode="Advise")
     until(cluster, namespace, "Planned", "True")
