@@ -89,6 +89,12 @@ SERVICES: Final = (
         },
     ),
     Panel(
+        "Correction",
+        "What the profile's capacities are divided by, as requests missed their SLO; 1: by nothing.",
+        "short",
+        {"{{namespace}}/{{service}}": f"dynamollm_operator_plan_correction_ratio{{{_SELECTED}}}"},
+    ),
+    Panel(
         "Energy for a request",
         "GPU energy over completed requests.",
         "joule",
