@@ -115,7 +115,12 @@ class Capacities:
         return replace(self, alone_per_s=self.alone_per_s.reshape(shape), gain=self.gain.reshape(shape))
 
     def less(self, reserve: float) -> "Capacities":
-        """Return what is left of them where so many times the load must be carried."""
+        """Return what is left of them where so many times the load must be carried.
+
+        Below 1 there is more in company, and one alone is still not asked for more than it carries.
+        """
+        if reserve < 1:
+            return replace(self, gain=(1 + self.gain) / reserve - 1)
         return replace(self, alone_per_s=self.alone_per_s / reserve)
 
     def in_pool(self, instances: Floats | int) -> Floats:

@@ -126,7 +126,8 @@ class ProfileSizing:
         self._order = order
         self._clock_mhz = clock_mhz
         self._routers = routers
-        self._reserve = reserve
+        # Less than 1 is of pools alone (`pooling.Capacities.less`).
+        self._reserve = max(1.0, reserve)
         self._divisor = reserve * correction
         self._capacity: dict[tuple[object, ...], Capacities] = {}
         self._ladder: dict[tuple[object, ...], Ladder] = {}

@@ -228,7 +228,7 @@ def test_the_table_says_what_the_json_says(plan: Command) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, r"the same pools, but mm on 1×TP4 at \d+ MHz\. Not taken: it would use \d+ W \([\d.]+ %\) more\."),
+        ({}, r"the same pools, but \w+ on (\d×TP\d at \d+ MHz( \+ )?)+\. Not taken: it would use \d+ W \([\d.]+ %\) more\."),
         ({"objective": "Cost"}, r"[\w ]+ on \d×TP\d at \d+ MHz.*Not taken: it would \w+ [\d.]+ USD/h \([\d.]+ %\)"),
         ({"objective": "Carbon"}, r"Not taken: it would use \d+ g/h of CO2 equivalent \([\d.]+ %\) more\."),
         ({"policy": "SinglePool"}, r"none: no other plan was weighed"),

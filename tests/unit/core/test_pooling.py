@@ -89,3 +89,16 @@ def test_who_carries_nothing_alone_carries_nothing_in_a_pool() -> None:
 def test_a_load_of_nothing_asks_for_one_instance() -> None:
     assert capacities(2.0, 0.5).fewest(0.0)[0] == 1
     assert capacities(2.0, 0.5).carrying(0.0)[0] == 2.0
+
+
+@given(reserve=st.floats(0.5, 1.0), instances=st.integers(1, 200), share=st.floats(0.0, 3.0))
+def test_a_reserve_below_one_is_of_pools_alone(reserve: float, instances: int, share: float) -> None:
+    found = Capacities(np.array([2.0]), np.array([share]), 1.7)
+    less = found.less(reserve)
+    assert less.in_pool(1) == found.in_pool(1)
+    # Never more than so many times what simulated pools carry.
+    assert found.in_pool(instances) <= less.in_pool(instances) * (1 + 1e-12)
+    assert less.in_pool(instances) <= found.in_pool(instances) / reserve * (1 + 1e-12)
+    assert less.in_pool(10**9) == pytest.approx(found.in_pool(10**9) / reserve, rel=1e-6)
+    # Without a jump from what is kept in reserve to what is not.
+    assert found.less(1.0).in_pool(instances) == found.in_pool(instances)

@@ -78,7 +78,7 @@ def test_a_policy_that_turns_no_clock_has_a_runner_up_at_the_highest() -> None:
         ("pools SS | MM | LL: +900 W", False, False, Lost.DEARER),
         ("pools SS | MM | LL: -20 W", False, False, Lost.MORE_POOLS),
         ("pools SS MM LL: -200 W", True, False, Lost.IN_FORCE),
-        ("pools SS MM LL: +0 W", False, False, Lost.EQUAL),
+        ("pools SS MM | LL: +0 W", False, False, Lost.EQUAL),
         ("ll: 40×TP8 at 100 W", False, True, Lost.MORE_GPUS),
         ("ll: 1×TP2 at 100 W", False, True, Lost.CARRIES_LESS),
     ],
