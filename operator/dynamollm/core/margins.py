@@ -48,6 +48,7 @@ def reserve(*, chunked: bool, order: Order, at_once: bool) -> float:
 
     Requests come in longer bursts than a Poisson stream's, one output class in five is predicted wrong, and load goes on
     growing between two decisions: less so ``at_once``, where all is decided every few minutes.
+    Below 1 only pools count for more than steady mixes let them carry (`pooling.Capacities.less`).
     """
     if at_once:
         return _AT_ONCE_CHUNKED[order] if chunked else _AT_ONCE_WHOLE

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from decision_world import World, constant, make_service
+from decision_world import World, make_service
+from model_fixtures import MODERN, PAPER, paper_mix
+from model_fixtures import profile as shipped
 
-from dynamollm.api.profile import PerformanceProfileSpec
 from dynamollm.core.capacity import capacity_table, operating_point, single_mix
 from dynamollm.core.classes import ClassBoundaries, Length, RequestClass
 from dynamollm.core.decide import decide, sizing_of
@@ -17,31 +16,18 @@ from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.mix import size_pools
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import ClassLoad, LoadHistory, Observation, Order, Plan, PolicyName, Service, Slo
+from dynamollm.core.records import ClassLoad, Observation, Order, Plan, PolicyName, Service, Slo
 from dynamollm.core.sizing import ProfileSizing
 
-PROFILES = Path(__file__).parents[3] / "manifests" / "profiles"
 TTFT_MS = {Length.SHORT: 250.0, Length.MEDIUM: 400.0, Length.LONG: 2000.0}
 SLO = Slo(ttft_ms={c: TTFT_MS[c.input_length] for c in RequestClass}, tbt_ms=dict.fromkeys(RequestClass, 100.0))
 SERVICE = make_service(slo=SLO)
 LENGTHS = {c: (part.input_tokens, part.output_tokens) for c, part in typical_lengths(ClassBoundaries()).items()}
 
 
-@pytest.fixture(scope="module", params=["h100-llama2-70b-vllm", "h100-llama2-70b-vllm2023"])
+@pytest.fixture(scope="module", params=[MODERN, PAPER])
 def profile(request: pytest.FixtureRequest) -> Profile:
-    manifest = yaml.safe_load((PROFILES / f"{request.param}.yaml").read_text())
-    return Profile.from_spec(PerformanceProfileSpec.model_validate(manifest["spec"]), name=request.param)
-
-
-def paper_mix(rate_per_s: float, *, end_s: float) -> LoadHistory:
-    """The paper's class shares at typical lengths."""
-    lengths = typical_lengths(ClassBoundaries())
-    load = constant({c: rate_per_s * share for c, share in PRIOR_SHARE.items()}, end_s=end_s)
-    return replace(
-        load,
-        input_tokens={c: part.input_tokens for c, part in lengths.items()},
-        output_tokens={c: part.output_tokens for c, part in lengths.items()},
-    )
+    return shipped(request.param)
 
 
 def look(rate_per_s: float) -> tuple[World, Observation]:

@@ -3,28 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import yaml
 from decision_world import NOW_S, SLO, World, constant, decided, look, make_service
 from hypothesis import given
 from hypothesis import strategies as st
+from model_fixtures import MODERN, mix, paper_mix, profile
 
-from dynamollm.api.profile import PerformanceProfileSpec
 from dynamollm.core.actions import steps
-from dynamollm.core.classes import ClassBoundaries, RequestClass
-from dynamollm.core.decide import decide
-from dynamollm.core.feedback import HALF_LIFE_S, NOTHING, STEP, WINDOW_S, Learned, correction_at, feedback
+from dynamollm.core.classes import RequestClass
+from dynamollm.core.decide import decide, levels_due, sizing_of
+from dynamollm.core.feedback import HALF_LIFE_S, STEP, WINDOW_S, Learned, correction_at, feedback
 from dynamollm.core.policies.outcome import WHOLE
-from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
-from dynamollm.core.profile import Profile
 from dynamollm.core.records import (
     Attainment,
     Behavior,
     Instance,
     InstanceState,
-    LoadHistory,
     Observation,
     Plan,
     PolicyName,
@@ -34,6 +29,7 @@ from dynamollm.core.records import (
 
 STARTUP_S = 120.0
 SERVICE = make_service()
+MODERN_PROFILE = profile(MODERN)
 LOAD = constant({RequestClass.MM: 3.0}, end_s=NOW_S)
 PLAN = replace(decided(SERVICE, look(LOAD)), corrected_s=0.0)
 SERVING = tuple(
@@ -155,36 +151,15 @@ def test_it_never_leaves_its_bounds_and_is_learned_once(
 
 
 # ------------------------------------------------------------------ what comes of it
-PROFILE = Path(__file__).parents[3] / "manifests/profiles/h100-llama2-70b-vllm.yaml"
-
-
-@pytest.fixture(scope="module")
-def profile() -> Profile:
-    manifest = yaml.safe_load(PROFILE.read_text())
-    return Profile.from_spec(PerformanceProfileSpec.model_validate(manifest["spec"]), name="modern")
-
-
-def steady(rate_per_s: float, *, end_s: float) -> LoadHistory:
-    lengths = typical_lengths(ClassBoundaries())
-    load = constant({c: rate_per_s * share for c, share in PRIOR_SHARE.items()}, end_s=end_s)
-    return replace(
-        load,
-        input_tokens={c: part.input_tokens for c, part in lengths.items()},
-        output_tokens={c: part.output_tokens for c, part in lengths.items()},
-    )
-
-
-def served(
-    world: World, service: Service, profile: Profile, *, hours: float, met: float | None
-) -> list[tuple[float, Plan]]:
+def served(world: World, service: Service, *, hours: float, met: float | None) -> list[tuple[float, Plan]]:
     """Let the operator's cycle go on under constant load; return its plans by time."""
     counts = None if met is None else {RequestClass.MM: Attainment(1000.0, 1000.0 * met)}
     plans: list[tuple[float, Plan]] = []
     end_s = world.now_s + hours * 3600
     while world.now_s < end_s:
-        load = steady(50.0, end_s=world.now_s // 60 * 60)
+        load = paper_mix(50.0, end_s=world.now_s // 60 * 60)
         observation = replace(world.observe(load), attainment=counts)
-        plan = decide(service, profile, observation, now_s=world.now_s, available_gpus=96)
+        plan = decide(service, MODERN_PROFILE, observation, now_s=world.now_s, available_gpus=96)
         if plan is not world.plan:
             plans.append((world.now_s, plan))
         world.apply(steps(service, plan, observation, now_s=world.now_s))
@@ -199,15 +174,15 @@ def best_gpus(plan: Plan) -> int:
 
 
 @pytest.mark.parametrize("policy", [PolicyName.JOINT, PolicyName.DYNAMO_LLM])
-def test_plans_grow_at_once_while_requests_miss_their_slo(profile: Profile, policy: PolicyName) -> None:
-    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=profile.startup_s)
+def test_plans_grow_at_once_while_requests_miss_their_slo(policy: PolicyName) -> None:
+    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=MODERN_PROFILE.startup_s)
     service = replace(SERVICE, policy=policy)
-    served(world, service, profile, hours=0.5, met=0.999)
+    served(world, service, hours=0.5, met=0.999)
     assert world.plan is not None
     before, first_s = world.plan, world.now_s
     assert before.correction == 1.0
 
-    missing = served(world, service, profile, hours=0.5, met=0.9)
+    missing = served(world, service, hours=0.5, met=0.9)
     raised = [(time_s, plan) for time_s, plan in missing if plan.reason == "SLOMissed"]
     assert raised[0][0] == first_s
     assert raised[0][1].gpus > before.gpus
@@ -215,36 +190,57 @@ def test_plans_grow_at_once_while_requests_miss_their_slo(profile: Profile, poli
         "10.0 % of the requests of the last 2 min missed their SLO: capacities count for 87 % of the profile's"
     )
     for (earlier_s, one), (later_s, other) in pairwise(raised):
-        assert later_s - earlier_s >= profile.startup_s + WINDOW_S
+        assert later_s - earlier_s >= MODERN_PROFILE.startup_s + WINDOW_S
         assert other.correction <= one.correction * STEP + 1e-9
     assert world.plan.gpus >= 1.25 * before.gpus
     # While it is not known how requests fare it does not grow.
-    assert all(plan.reason != "SLOMissed" for _, plan in served(world, service, profile, hours=0.5, met=None))
+    assert all(plan.reason != "SLOMissed" for _, plan in served(world, service, hours=0.5, met=None))
 
 
-def test_what_was_learned_is_forgotten_over_hours(profile: Profile) -> None:
-    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=profile.startup_s)
-    served(world, SERVICE, profile, hours=0.5, met=0.999)
+def test_what_was_learned_is_forgotten_over_hours() -> None:
+    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=MODERN_PROFILE.startup_s)
+    served(world, SERVICE, hours=0.5, met=0.999)
     assert world.plan is not None
     before = best_gpus(world.plan)
-    served(world, SERVICE, profile, hours=0.5, met=0.9)
+    served(world, SERVICE, hours=0.5, met=0.9)
     most = best_gpus(world.plan)
     world.now_s += 12 * 3600.0
-    served(world, SERVICE, profile, hours=0.5, met=0.999)
+    served(world, SERVICE, hours=0.5, met=0.999)
     # What would do again: N-1 may keep more than that where load is constant.
     assert before <= best_gpus(world.plan) < most
     assert 1.0 < correction_at(world.plan, now_s=world.now_s) < 1.02
 
 
-def test_a_plan_that_has_learned_is_its_own_fixed_point(profile: Profile) -> None:
-    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=profile.startup_s)
-    served(world, SERVICE, profile, hours=0.5, met=0.999)
-    observation = replace(world.observe(steady(50.0, end_s=world.now_s)), attainment=BAD)
-    plan = decide(SERVICE, profile, observation, now_s=world.now_s, available_gpus=96)
+def test_a_plan_that_has_learned_is_its_own_fixed_point() -> None:
+    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=MODERN_PROFILE.startup_s)
+    served(world, SERVICE, hours=0.5, met=0.999)
+    observation = replace(world.observe(paper_mix(50.0, end_s=world.now_s)), attainment=BAD)
+    plan = decide(SERVICE, MODERN_PROFILE, observation, now_s=world.now_s, available_gpus=96)
     assert plan.reason == "SLOMissed"
     again = replace(observation, plan=plan)
-    assert decide(SERVICE, profile, again, now_s=world.now_s, available_gpus=96) == plan
+    assert decide(SERVICE, MODERN_PROFILE, again, now_s=world.now_s, available_gpus=96) == plan
 
 
-def test_there_is_no_correction_of_what_nothing_is_known_of() -> None:
-    assert Learned(correction=1.0, corrected_s=0.0, factor=1.0) == NOTHING
+def test_misses_between_two_decisions_are_not_waited_out() -> None:
+    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=MODERN_PROFILE.startup_s)
+    served(world, SERVICE, hours=0.5, met=0.999)
+    before = world.plan
+    assert before is not None
+    # A minute after the pool level has decided, nothing is due for four more.
+    world.now_s = before.shard_decided_s + 60.0
+    assert not levels_due(before, SERVICE, startup_s=MODERN_PROFILE.startup_s, now_s=world.now_s)
+    observation = replace(world.observe(paper_mix(50.0, end_s=world.now_s // 60 * 60)), attainment=BAD)
+    plan = decide(SERVICE, MODERN_PROFILE, observation, now_s=world.now_s, available_gpus=96)
+    assert plan.reason == "SLOMissed"
+    assert plan.shard_decided_s == world.now_s
+    assert plan.pools != before.pools
+
+
+def test_an_instance_alone_is_asked_for_no_more_by_a_reserve_below_one() -> None:
+    load = mix(*RequestClass)
+    known = {r: sizing_of(SERVICE, MODERN_PROFILE, reserve=r) for r in (0.8, 1.0)}
+    alone = [one.capacity_per_s(load=load, tensor_parallel=8) for one in known.values()]
+    pooled = [one.in_pool_per_s(load=load, tensor_parallel=8, instances=10) for one in known.values()]
+    assert known[0.8].reserve == 1.0
+    assert alone[0] == alone[1]
+    assert pooled[0] > pooled[1]
