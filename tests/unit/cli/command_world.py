@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dynamollm.cli.main import main
 
@@ -60,3 +61,21 @@ class Command:
         code, out, err = self.run(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         return err.removeprefix("dynamollm: ").rstrip()
+
+
+def question(plan: Command, *more: str, load: str = LOAD, service: Path | str = CHAT) -> tuple[str, ...]:
+    """Return what `plan` is asked: the sample service or another, on the shipped profile."""
+    return ("-f", str(service), "-f", str(PROFILE), "--load", plan.file("load.yaml", load), *more)
+
+
+def edited(plan: Command, **changes: Any) -> str:
+    """Write the sample service with another spec (None: without that field), and return its path."""
+    manifest = yaml.safe_load(CHAT.read_text())
+    for key, value in changes.items():
+        if value is None:
+            del manifest["spec"][key]
+        elif isinstance(value, dict):
+            manifest["spec"][key] = manifest["spec"].get(key, {}) | value
+        else:
+            manifest["spec"][key] = value
+    return plan.file("service.yaml", yaml.safe_dump(manifest))

@@ -1,14 +1,13 @@
-"""`dynamollm plan`: what it answers, and in what words it refuses."""
+"""`dynamollm plan`: what it answers."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from dynamollm.core.plan_codec import decode
-from unit.cli.command_world import CHAT, LOAD, PROFILE, Command
+from unit.cli.command_world import CHAT, LOAD, PROFILE, Command, edited, question
 
 PRICES = """
 apiVersion: dynamollm.io/v1alpha1
@@ -26,23 +25,6 @@ def plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return Command("plan", tmp_path, capsys, monkeypatch)
 
 
-def question(plan: Command, *more: str, load: str = LOAD, service: Path | str = CHAT) -> tuple[str, ...]:
-    return ("-f", str(service), "-f", str(PROFILE), "--load", plan.file("load.yaml", load), *more)
-
-
-def edited(plan: Command, **changes: Any) -> str:
-    manifest = yaml.safe_load(CHAT.read_text())
-    for key, value in changes.items():
-        if value is None:
-            del manifest["spec"][key]
-        elif isinstance(value, dict):
-            manifest["spec"][key] = manifest["spec"].get(key, {}) | value
-        else:
-            manifest["spec"][key] = value
-    return plan.file("service.yaml", yaml.safe_dump(manifest))
-
-
-# ------------------------------------------------------------------ answers
 def test_the_load_is_planned_for_as_it_is_given(plan: Command) -> None:
     answer = plan.json(*question(plan))
     assert (answer["service"], answer["profile"]) == ("llm/chat", "h100-llama2-70b-vllm")
@@ -149,11 +131,12 @@ def test_no_instance_is_named_that_no_node_holds(plan: Command, nodes: str) -> N
 
 
 def test_the_limit_that_makes_a_plan_dearer_is_named(plan: Command) -> None:
-    free = plan.json(*question(plan, service=edited(plan, policy="Joint")))
+    busy = LOAD.replace("rate_per_s: ", "rate_per_s: 1")
+    free = plan.json(*question(plan, load=busy, service=edited(plan, policy="Joint")))
     assert free["binding"] is None
-    tight = question(plan, service=edited(plan, policy="Joint", limits={"maxGPUs": free["gpus"] - 1}))
+    tight = question(plan, load=busy, service=edited(plan, policy="Joint", limits={"maxGPUs": free["gpus"] - 1}))
     bound = plan.json(*tight)
-    assert bound["gpus"] < free["gpus"]
+    assert (bound["reason"], bound["gpus"] < free["gpus"]) == ("Initial", True)
     assert bound["powerWatts"] > free["powerWatts"]
     assert f"maxGPUs ({free['gpus']} of {free['gpus'] - 1})" in bound["binding"]
     assert bound["binding"] in plan.run(*tight)[1]
@@ -262,174 +245,6 @@ def told(out: str) -> str:
     lines = out[out.index("runner-up") :].removeprefix("runner-up").splitlines()
     end = next(number for number, line in enumerate(lines) if number and not line.startswith(" "))
     return " ".join(" ".join(lines[:end]).split())
-
-
-# ------------------------------------------------------------------ refusals
-LOADS = [
-    ("SX: {rate_per_s: 1}", "load.yaml: SX is no request class: use SS, SM, SL, MS, MM, ML, LS, LM, LL"),
-    (
-        "SS: {rate_per_s: -1, input_tokens: 5, output_tokens: 5}",
-        "load.yaml: SS.rate_per_s is -1: give 0 or more requests per second",
-    ),
-    (
-        "SS: {rate_per_s: 1.0e-300, input_tokens: 5, output_tokens: 5}",
-        "load.yaml: SS.rate_per_s is 1e-300: give 0, or 1e-06 requests per second or more",
-    ),
-    ("SS: {rate_per_s: 1, input_tokens: 5}", "load.yaml: SS.output_tokens is missing: a load is class → rate_per_s"),
-    ("SS: {rate_per_s: fast, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is 'fast': give a number"),
-    ("SS: {rate_per_s: .inf, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is inf: give a number"),
-    ("SS: {rate_per_s: 1, input_tokens: 0, output_tokens: 5}", "load.yaml: SS.input_tokens is 0: give the mean length"),
-    ("SS: {rate: 1}", "load.yaml: SS.rate is no field: use rate_per_s, input_tokens, output_tokens"),
-    (
-        "SS: {rate_per_s: 1, input_tokens: 5, output_tokens: 5, brief_share: 1.5}",
-        "load.yaml: SS.brief_share is 1.5: give the share of answers of 2 to 8 tokens, 0 to 1",
-    ),
-    (
-        "SS: {rate_per_s: 1, input_tokens: 5, output_tokens: 5, brief_share: some}",
-        "load.yaml: SS.brief_share is 'some': give a number",
-    ),
-    ("SS: 3", "load.yaml: SS is 3: give rate_per_s, input_tokens, output_tokens"),
-    ("SS: {rate_per_s: 0, input_tokens: 5, output_tokens: 5}", "load.yaml: no class has a rate_per_s above 0"),
-    ("[1, 2]", "load.yaml:1 is a list: --load takes a map class → rate_per_s"),
-    ("kind: Deployment", "load.yaml:1 is a Deployment: --load takes a map class"),
-    ("", "load.yaml has 0 documents: give a file with one"),
-    ("SS: {rate_per_s: 1,\nMM: [", "load.yaml:2:6: not YAML, expected the node content"),
-    (
-        "SS: {rate_per_s: 1, input_tokens: 500, output_tokens: 50}",
-        "SS.input_tokens is 500, and short inputs are below 256 tokens: make it class MS, or change spec.classes",
-    ),
-    (
-        "LL: {rate_per_s: 1, input_tokens: 2000, output_tokens: 150}",
-        "LL.output_tokens is 150, and long outputs are 350 tokens or more: make it class LM",
-    ),
-    (
-        "LL: {rate_per_s: 1, input_tokens: 50000, output_tokens: 500}",
-        "LL.input_tokens is 50000, and profile h100-llama2-70b-vllm was measured up to 8192 (validRange.maxInputTokens)",
-    ),
-]
-
-
-@pytest.mark.parametrize(("load", "words"), LOADS, ids=lambda value: str(value)[:40])
-def test_a_bad_load_is_refused(plan: Command, load: str, words: str) -> None:
-    assert words in plan.complaint(*question(plan, load=load))
-
-
-SERVICES: list[tuple[dict[str, Any], str]] = [
-    ({"slo": None}, "service.yaml:1: spec.slo is missing: add it (docs/api.md)"),
-    ({"policy": "Fastest"}, "service.yaml:1: spec.policy is 'Fastest': input should be"),
-    ({"polcy": "SinglePool"}, "service.yaml:1: spec.polcy is no field: remove it, or see docs/api.md"),
-    ({"limits": {"maxGPUs": 0}}, "spec.limits.maxGPUs is 0: input should be greater than or equal to 1"),
-    (
-        {"profileRef": {"name": "h200"}},
-        "spec.profileRef.name is h200, and no -f has a PerformanceProfile of that name: give it with -f, or name one",
-    ),
-    (
-        {"model": {"name": "m"}},
-        "spec.model.name is m, and PerformanceProfile h100-llama2-70b-vllm was measured with meta",
-    ),
-    (
-        {"gpu": {"tensorParallel": [4, 1]}},
-        "spec.gpu.tensorParallel has 1, and PerformanceProfile h100-llama2-70b-vllm holds",
-    ),
-    ({"gpu": {"tensorParallel": [2, 3]}}, "service.yaml:1: gpu.tensorParallel [3] does not divide gpu.perNode 8: use"),
-    ({"pins": {"tensorParallel": 1}}, "service.yaml:1: pins.tensorParallel 1 is none of gpu.tensorParallel [2, 4, 8]"),
-    ({"pins": {"clockMHz": 1201}}, "spec.pins.clockMHz is 1201, and PerformanceProfile h100-llama2-70b-vllm holds for"),
-]
-
-
-@pytest.mark.parametrize(("changes", "words"), SERVICES, ids=lambda value: str(value)[:40])
-def test_a_bad_service_is_refused(plan: Command, changes: dict[str, Any], words: str) -> None:
-    assert words in plan.complaint(*question(plan, service=edited(plan, **changes)))
-
-
-def test_files_that_are_not_there_or_not_what_is_asked_for(plan: Command) -> None:
-    load = plan.file("load.yaml", LOAD)
-    assert "nowhere.yaml: No such file" in plan.complaint("-f", "nowhere.yaml", "--load", load)
-    assert plan.complaint("-f", str(PROFILE), "--load", load) == (
-        "-f has PerformanceProfile, and not an InferenceService: give its manifest with -f"
-    )
-    assert "-f has 2 InferenceServices (chat in" in plan.complaint("-f", str(CHAT), "-f", str(CHAT), "--load", load)
-    assert "not the InferenceService code (--service)" in plan.complaint(
-        "-f", str(CHAT), "--load", load, "--service", "code"
-    ).replace("and not", "not")
-    assert "metadata.name 7b names a Service and Deployments: use at most 40" in plan.complaint(
-        "-f", plan.file("name.yaml", CHAT.read_text().replace("name: chat,", "name: 7b,")), "--load", load
-    )
-    assert "apiVersion is 'v1': this version reads dynamollm.io/v1alpha1" in plan.complaint(
-        "-f", plan.file("old.yaml", "{apiVersion: v1, kind: InferenceService, metadata: {name: a}}"), "--load", load
-    )
-
-
-INVENTORIES = [
-    ("nodes: []", "nodes.yaml: nodes is []: give `kubectl get nodes -o yaml`"),
-    ("nodes: [{gpus: 0}]", "nodes[0].gpus is 0: give an integer of 1 or more"),
-    ("nodes: [{gpus: 8, free: 9}]", "nodes[0].free is 9, and the node has 8 GPUs"),
-    ("nodes: [{cards: 8}]", "nodes[0].cards is no field: use name, gpus, free, count"),
-    ("{kind: Pod}", "nodes.yaml has Pod, and no Node: give"),
-    (
-        "{kind: Node, metadata: {name: a}}",
-        "has 1 node, and none with label nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3",
-    ),
-]
-
-
-@pytest.mark.parametrize(("nodes", "words"), INVENTORIES, ids=lambda value: str(value)[:40])
-def test_a_bad_inventory_is_refused(plan: Command, nodes: str, words: str) -> None:
-    assert words in plan.complaint(*question(plan, "--inventory", plan.file("nodes.yaml", nodes)))
-
-
-def test_a_plan_in_force_must_be_one_and_fit_the_nodes(plan: Command) -> None:
-    assert "is no plan" in plan.complaint(*question(plan, "--current", plan.file("current.json", {"pools": []})))
-    first = plan.file("current.json", plan.json(*question(plan)))
-    few = plan.file("nodes.yaml", "nodes: [{gpus: 2}]")
-    assert "do not fit into the inventory" in plan.complaint(*question(plan, "--current", first, "--inventory", few))
-
-
-@pytest.mark.parametrize(
-    ("nodes", "gpus"),
-    [
-        ("[{gpus: 8, free: 0}]", "8 → 8"),  # what is not free is the plan's
-        ("[{gpus: 8, free: 0}, {gpus: 8, free: 8}]", "8 → 8"),
-        ("[{gpus: 8}]", "8 → 8"),  # only how many there are is told
-    ],
-)
-def test_a_plan_in_force_holds_what_is_not_free_and_keeps_it(plan: Command, nodes: str, gpus: str) -> None:
-    service = edited(plan, pins={"tensorParallel": 8, "instances": 1})
-    first = plan.file("current.json", plan.json(*question(plan, service=service)))
-    inventory = plan.file("nodes.yaml", f"nodes: {nodes}")
-    code, out, err = plan.run(*question(plan, "--current", first, "--inventory", inventory, service=service))
-    assert (code, err) == (0, "")
-    assert gpus in out
-
-
-def test_what_is_free_and_what_a_plan_in_force_holds_must_not_contradict_each_other(plan: Command) -> None:
-    service = edited(plan, pins={"tensorParallel": 8, "instances": 1})
-    first = plan.file("current.json", plan.json(*question(plan, service=service)))
-    half = plan.file("nodes.yaml", "nodes: [{gpus: 8, free: 4}]")
-    said = plan.complaint(*question(plan, "--current", first, "--inventory", half, service=service))
-    assert said.startswith("the plan in force holds 8 GPUs, and its TP8 instances do not fit into the inventory: ")
-    assert "no node has more than 4 GPUs that are not free (gpus less free), or 4 that are; correct these" in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "Missing option '-f' / '--file'."),
-        (("--output", "yaml"), "'yaml': use one of table, json."),
-        (("--nothing",), "No such option"),
-    ],
-)
-def test_what_is_asked_wrongly_is_one_line_too(plan: Command, arguments: tuple[str, ...], words: str) -> None:
-    said = plan.complaint(*arguments)
-    assert said.startswith("dynamollm plan: ")
-    assert words in said
-    assert said.endswith("See dynamollm plan --help.")
-
-
-def test_help_is_no_error(plan: Command) -> None:
-    code, out, err = plan.run("--help")
-    assert (code, err) == (0, "")
-    assert "--load" in out
 
 
 def test_where_gpus_are_short_that_is_what_binds(plan: Command) -> None:
