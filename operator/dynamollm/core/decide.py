@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Final
 
 from dynamollm.core.behavior import change_under_way, stuck_pending
+from dynamollm.core.bursts import kept_for_bursts
 from dynamollm.core.coupling import HAD_LATELY, LEFT_BY_CLUSTER, MAX_GPUS, ON_NODES
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError, UnknownDataError
 from dynamollm.core.feedback import NOTHING, Learned, feedback
 from dynamollm.core.forecast import outlook, prior_outlook, recent_load
 from dynamollm.core.inventory import bins, room_beside
-from dynamollm.core.margins import reserve
+from dynamollm.core.margins import Reserve, reserve
 from dynamollm.core.objective import budget
 from dynamollm.core.policies.base import CANNOT_KEEP_SLO, HOLDING, Due, Policy, Reason, Situation
 from dynamollm.core.policies.dynamo_llm import DYNAMO_LLM
@@ -78,13 +79,13 @@ def decide(
         OutOfRangeError: the load is outside the profile's range, and there is no plan to hold.
     """
     service = measured(service, profile)
-    at_once = POLICIES[service.policy].at_once
-    kept = reserve(chunked=profile.interleaves_prefill, order=service.order, at_once=at_once)
+    bursts = kept_for_bursts(observation.load)
+    kept = reserve(chunked=profile.interleaves_prefill, order=service.order).times(bursts)
     learned = feedback(service, observation, startup_s=profile.startup_s, now_s=now_s)
     sizing = sizing_of(service, profile, reserve=kept, correction=learned.factor)
     # Prices follow a schedule: they count from the next decision on, and make no settings new.
     basis = f"{replace(service, prices=Prices())!r}|{profile.name}"
-    return decide_with(
+    plan = decide_with(
         service,
         sizing,
         observation,
@@ -94,6 +95,10 @@ def decide(
         basis=basis,
         learned=learned,
     )
+    if plan is observation.plan or plan.reason in HOLDING:
+        return plan
+    told = f" Requests come in bursts: {100 * (bursts - 1):.0f} % more is kept for them." if bursts > 1 else ""
+    return replace(plan, bursts=bursts, message=plan.message + told)
 
 
 def measured(service: Service, profile: Profile) -> Service:
@@ -113,7 +118,7 @@ def measured(service: Service, profile: Profile) -> Service:
     return replace(service, tensor_parallel=usable)
 
 
-def sizing_of(service: Service, profile: Profile, *, reserve: float, correction: float = 1.0) -> ProfileSizing:
+def sizing_of(service: Service, profile: Profile, *, reserve: Reserve, correction: float = 1.0) -> ProfileSizing:
     """Return what instances of a service are worth on a profile, so much of a capacity kept in reserve, and corrected."""
     return ProfileSizing(
         profile=profile,

@@ -6,21 +6,28 @@ for each load, the clock of least power that keeps the SLO there, not the lowest
 
 from typing import TYPE_CHECKING, Final
 
+from dynamollm.core.loadmeter import TIME_CONSTANT_S
+from dynamollm.core.margins import NO_RESERVE, Reserve
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import Ladder, LadderStep, Load, Order, Slo
+from dynamollm.core.records import Ladder, LadderStep, Load, Order, Slo, SloRule
 
 if TYPE_CHECKING:
     from dynamollm.core.pooling import Capacities
+    from dynamollm.core.steptable import Floats
 
 _CLOCK_STRIDE_MHZ: Final = 75
 """Between the clocks that a ladder weighs: finer ones differ by less than 2 % in power."""
 
-_LOADS: Final = 10
+_LOADS: Final = 30
 """Loads between zero and the capacity at the highest clock at which a ladder chooses anew."""
 
-HEADROOM: Final = 0.7
-"""Share of a clock's capacity that a ladder uses: the load of one instance over seconds varies around its mean. At 0.85
-the demo's short prompts met their SLO in 97 % of the cases only."""
+DEVIATIONS: Final = 2.0
+"""Of the load that agents measure (`core.loadmeter`): a mean over half a minute of requests that come by chance is often
+below the load that it is of, and a clock that is too low for that delays requests until the mean has followed."""
+
+_FIVE_TIMES: Final = 0.85
+"""Share of a clock's capacity that is used by the rule FiveTimesAlone: what it measures grows with every step's time, and
+no plan learns from misses of it."""
 
 _DOWN_MARGIN: Final = 0.9
 """A lower clock is taken only below this share of the load that it is good for: hysteresis."""
@@ -39,14 +46,14 @@ def build_ladder(
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
     routers: int = 1,
-    reserve: float = 1.0,
+    reserve: Reserve = NO_RESERVE,
     known: "Capacities | None" = None,
 ) -> Ladder:
     """Return load of one instance (prompt + generated tokens/s of this mix) → clock of least power within the SLO.
 
     Clocks never fall as load grows. No steps: the SLO holds at no clock, or nothing is asked for; the highest clock
     applies to every load. ``instances``: how many the pool has, of which this is one; ``routers``: in
-    front of it; ``reserve``: what capacities are divided by; ``known``: what such an instance carries, less the reserve, at the clocks
+    front of it; ``reserve``: what capacities are divided by; ``known``: what such an instance carries at the clocks
     that ladders weigh, where that is worked out.
 
     Raises:
@@ -65,10 +72,13 @@ def build_ladder(
     tokens = sum(part.rate_per_s * (part.input_tokens + part.output_tokens) for part in load.values()) / rate
     clocks = ladder_clocks(profile)
     degrees = (tensor_parallel,)
-    found = known or capacity_table(
-        profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks, routers=routers
-    ).less(reserve)
-    usable = [HEADROOM * float(one) for one in found.in_pool(instances).ravel()]
+    found = (
+        known
+        or capacity_table(
+            profile, mix, slo=slo, order=order, tensor_parallel=degrees, clocks_mhz=clocks, routers=routers
+        )
+    ).less(reserve.clocks, pooled=reserve.pooled)
+    usable = [float(one) for one in left_to_clocks(found.in_pool(instances), rule=slo.rule).ravel()]
     loads = [usable[-1] * index / _LOADS for index in range(1, _LOADS + 1)]
     if loads[-1] <= 0:
         return Ladder(steps=(), safe_mhz=safe_mhz)
@@ -85,6 +95,21 @@ def build_ladder(
         else:
             steps.append(step)
     return Ladder(steps=tuple(steps), safe_mhz=safe_mhz)
+
+
+def left_to_clocks(capacity_per_s: "Floats", *, rule: SloRule) -> "Floats":
+    """Return at which measured loads clocks that carry so much still do, requests/s of an instance.
+
+    n requests that come by chance within the meter's 2 · ``TIME_CONSTANT_S`` deviate by the root of n.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    noise = DEVIATIONS * (2 * TIME_CONSTANT_S) ** -0.5
+    most = capacity_per_s * (_FIVE_TIMES if rule is SloRule.FIVE_TIMES_ALONE else 1.0)
+    # load + noise · √load = most
+    root = (np.sqrt(noise**2 + 4 * most) - noise) / 2
+    load: Floats = root**2
+    return load
 
 
 def ladder_clocks(profile: Profile) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Each margin makes planned rates that are over the simulated ones by more than a 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dynamollm.core.records import Order, SloRule
@@ -32,27 +33,43 @@ _WHOLE: Final[Mapping[tuple[Order, SloRule], float]] = {
 }
 
 
-_RESERVE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.0, _EDF: 1.05}
-_RESERVE_WHOLE: Final = 1.15
-"""With these DynamoLLM keeps the SLO at all of eight rates of the hour of 2023, where plans learn from misses (``core.feedback``): without
-that each was a tenth higher. 1.0 is no reserve at all: capacities of pools are a tenth less than simulated ones first come first served
-and on whole prompts, and exact by deadline; and load is an upper band."""
-_AT_ONCE_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 0.85, _EDF: 0.9}
-_AT_ONCE_WHOLE: Final = 0.9
-"""Joint keeps the SLO with these at all of sixteen rates and on the week (docs/model.md): below 1 a pool of many instances counts for more than
-steady mixes let it carry. It has a decision every two minutes and learns from misses, so that too little is mended in time."""
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """What capacities are divided by, beyond what makes them right for a steady mix."""
+
+    instances: float = 1.0
+    """Where instances are counted: what is lacking is there a start-up later."""
+    clocks: float = 1.0
+    """Where clocks are chosen: what is lacking is there seconds later."""
+    pooled: float = 1.0
+    """Where clocks of pools are, besides (`pooling.Capacities.less`)."""
+
+    def times(self, factor: float) -> "Reserve":
+        """Return so many times as much of it."""
+        return replace(self, instances=self.instances * factor, clocks=self.clocks * factor)
 
 
-def reserve(*, chunked: bool, order: Order, at_once: bool) -> float:
+NO_RESERVE: Final = Reserve()
+
+_INSTANCES_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.1, _EDF: 1.3}
+_INSTANCES_WHOLE: Final = 1.15
+"""With these Joint and DynamoLLM keep the SLO at all rates of the hour of 2023 (docs/model.md). More costs little, as fewer instances run
+at higher clocks; with less, a load that grows by half within minutes overruns them, by deadline at once: steps that are full of prompts
+make all requests late."""
+_POOLED_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 0.85, _EDF: 0.9}
+_POOLED_WHOLE: Final = 0.9
+"""Capacities of pools are a tenth less than simulated ones first come first served and on whole prompts."""
+
+
+def reserve(*, chunked: bool, order: Order) -> Reserve:
     """Return how many times its load a plan's instance carries within the SLO.
 
     Requests come in longer bursts than a Poisson stream's, one output class in five is predicted wrong, and load goes on
-    growing between two decisions: less so ``at_once``, where all is decided every few minutes.
-    Below 1 only pools count for more than steady mixes let them carry (`pooling.Capacities.less`).
+    growing between two decisions.
     """
-    if at_once:
-        return _AT_ONCE_CHUNKED[order] if chunked else _AT_ONCE_WHOLE
-    return _RESERVE_CHUNKED[order] if chunked else _RESERVE_WHOLE
+    if chunked:
+        return Reserve(instances=_INSTANCES_CHUNKED[order], pooled=_POOLED_CHUNKED[order])
+    return Reserve(instances=_INSTANCES_WHOLE, pooled=_POOLED_WHOLE)
 
 
 def margin(*, chunked: bool, order: Order, rule: SloRule) -> float:

@@ -75,6 +75,7 @@ class _Plan(_Model):
     gpu_cap_until_s: float = 0.0
     correction: float = Field(default=1.0, ge=1)
     corrected_s: float = 0.0
+    bursts: float = Field(default=1.0, ge=1)
 
 
 def encode(plan: Plan) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def encode(plan: Plan) -> dict[str, Any]:
         gpu_cap_until_s=plan.gpu_cap_until_s,
         correction=plan.correction,
         corrected_s=plan.corrected_s,
+        bursts=plan.bursts,
     )
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -138,6 +140,7 @@ def decode(value: Mapping[str, Any]) -> Plan:
         gpu_cap_until_s=model.gpu_cap_until_s,
         correction=model.correction,
         corrected_s=model.corrected_s,
+        bursts=model.bursts,
     )
 
 

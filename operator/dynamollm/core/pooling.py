@@ -114,14 +114,13 @@ class Capacities:
         """Return the same in another shape."""
         return replace(self, alone_per_s=self.alone_per_s.reshape(shape), gain=self.gain.reshape(shape))
 
-    def less(self, reserve: float) -> "Capacities":
-        """Return what is left of them where so many times the load must be carried.
+    def less(self, reserve: float, *, pooled: float = 1.0) -> "Capacities":
+        """Return what is left of them where so many times the load must be carried; of endless pools ``pooled`` times as much.
 
         Below 1 there is more in company, and one alone is still not asked for more than it carries.
         """
-        if reserve < 1:
-            return replace(self, gain=(1 + self.gain) / reserve - 1)
-        return replace(self, alone_per_s=self.alone_per_s / reserve)
+        alone, pooled = max(1.0, reserve), pooled * min(1.0, reserve)
+        return replace(self, alone_per_s=self.alone_per_s / alone, gain=(1 + self.gain) / pooled - 1)
 
     def in_pool(self, instances: Floats | int) -> Floats:
         """Return what each of so many instances carries, requests/s."""
@@ -136,15 +135,18 @@ class Capacities:
 
     def fewest(self, rate_per_s: Floats | float) -> Floats:
         """Return how many instances carry a rate; infinite where none do."""
+        return np.ceil(self.parts(rate_per_s) * (1 - _COUNTING))
+
+    def parts(self, rate_per_s: Floats | float) -> Floats:
+        """Return the same in parts of instances, at least one."""
         with np.errstate(divide="ignore", invalid="ignore"):
             asked = rate_per_s / self.alone_per_s
             # (m + 1) · (1 + gain · m / (m + half)) = asked, with m others
             most = 1 + self.gain
             linear = most + self.half_at - asked
             others = (np.sqrt(linear**2 + 4 * most * self.half_at * np.maximum(asked - 1, 0.0)) - linear) / (2 * most)
-            count = np.ceil((1 + others) * (1 - _COUNTING))
-        fewest: Floats = np.where(self.alone_per_s > 0, np.maximum(count, 1.0), np.inf)
-        return fewest
+        parts: Floats = np.where(self.alone_per_s > 0, np.maximum(1 + others, 1.0), np.inf)
+        return parts
 
     def carrying(self, rate_per_s: Floats | float) -> Floats:
         """Return what each instance carries of the smallest pool that carries a rate, requests/s.

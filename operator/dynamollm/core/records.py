@@ -370,6 +370,8 @@ class Plan:
     """How many times more than its profile promises the load asked for at ``corrected_s``, learned from measured misses; it fades
     from then on (``core.feedback``)."""
     corrected_s: float = 0.0
+    bursts: float = 1.0
+    """How many times as much its instances keep in reserve as for load that comes evenly (``core.bursts``)."""
 
     @property
     def gpus(self) -> int:

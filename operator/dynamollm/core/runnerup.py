@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from dynamollm.core.decide import POLICIES, measured, sizing_of
+from dynamollm.core.decide import measured, sizing_of
 from dynamollm.core.feedback import correction_at
 from dynamollm.core.margins import reserve
 from dynamollm.core.mix import Bounds, Mix, PoolSize, gpus, least_cost, size_pools
@@ -154,7 +154,7 @@ def _with(pool: PoolPlan, mix: Mix, size: PoolSize) -> PoolPlan:
 
 def _sized(service: Service, profile: Profile, plan: Plan, loads: Sequence[Load]) -> list[PoolSize]:
     """Return what instances carry and draw, as they did when the plan was made."""
-    kept = reserve(chunked=profile.interleaves_prefill, order=service.order, at_once=POLICIES[service.policy].at_once)
+    kept = reserve(chunked=profile.interleaves_prefill, order=service.order).times(plan.bursts)
     return size_pools(
         sizing_of(service, profile, reserve=kept, correction=correction_at(plan, now_s=plan.shard_decided_s)),
         loads,

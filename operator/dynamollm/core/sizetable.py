@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamollm.core.capacity import capacities, grid_of, powers_w
-from dynamollm.core.ladder import HEADROOM, ladder_clocks
+from dynamollm.core.ladder import ladder_clocks, left_to_clocks
+from dynamollm.core.margins import NO_RESERVE, Reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Slo
@@ -51,7 +52,7 @@ def size_table(
     tensor_parallel: Sequence[int],
     clock_mhz: int | None = None,
     routers: int = 1,
-    reserve: float = 1.0,
+    reserve: Reserve = NO_RESERVE,
     known: Capacities | None = None,
 ) -> SizeTable:
     """Return capacities and watts.
@@ -65,7 +66,7 @@ def size_table(
         clock_mhz: the only clock that may be used; None: all.
         routers: in front of the pools.
         reserve: what capacities are divided by.
-        known: `capacity_table` less the reserve at all clocks of a ladder, where somebody has worked it out.
+        known: `capacity_table` at all clocks of a ladder, where somebody has worked it out.
 
     Raises:
         OutOfRangeError: input tokens, a TP degree or the clock are outside the profile.
@@ -76,10 +77,10 @@ def size_table(
     stream = grid_of(profile, mixes, tensor_parallel=tensor_parallel, clocks_mhz=clocks).stream()
     shape = mixes.rate_per_s.shape[0], len(tensor_parallel), len(clocks)
     if known is None:
-        found = capacities(stream, slo=slo, order=order, routers=routers).shaped(*shape).less(reserve)
+        found = capacities(stream, slo=slo, order=order, routers=routers).shaped(*shape)
     else:
         found = known.at(places)
-    fastest = found.at(-1)
+    fastest = found.at(-1).less(reserve.instances)
     rates = mixes.rate_per_s.sum(axis=1)[:, None]
     capacity = fastest.carrying(rates)
     loads = np.array(_LOADS)[:, None] * np.repeat(capacity, len(clocks))
@@ -91,8 +92,10 @@ def size_table(
     power = _lines(nodes, np.interp(steps, (0.0, *_LOADS), np.arange(len(nodes)))).reshape(-1, *shape)
     if len(clocks) == 1:
         return _table(capacity, power[..., 0])
-    table = np.minimum(found.in_pool(fastest.fewest(rates)[..., None]), capacity[..., None])
-    able = HEADROOM * _lines(np.moveaxis(table, -1, 0), np.interp(every, clocks, np.arange(len(clocks))))
+    # In parts of instances: with a whole one more, all of a pool's clocks would be lower at once.
+    company = found.less(reserve.clocks, pooled=reserve.pooled).in_pool(fastest.parts(rates)[..., None])
+    at_clocks = left_to_clocks(company, rule=slo.rule)
+    able = _lines(np.moveaxis(at_clocks, -1, 0), np.interp(every, clocks, np.arange(len(clocks))))
     least = _least(power, able, steps[:, None, None] * capacity, places=places)
     return _table(capacity, least)
 

@@ -14,6 +14,7 @@ import numpy as np
 from dynamollm.core.capacity import capacity_table, grid_of, power_table, single_mix
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import build_ladder, ladder_clocks
+from dynamollm.core.margins import NO_RESERVE, Reserve
 from dynamollm.core.pooling import Capacities
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Ladder, Load, Order, Slo
@@ -113,7 +114,7 @@ class ProfileSizing:
         order: Order = Order.FIRST_COME_FIRST_SERVED,
         clock_mhz: int | None = None,
         routers: int = 1,
-        reserve: float = 1.0,
+        reserve: Reserve = NO_RESERVE,
         correction: float = 1.0,
     ) -> None:
         """Bind a profile to a service's SLO, order of service and routers.
@@ -127,8 +128,8 @@ class ProfileSizing:
         self._clock_mhz = clock_mhz
         self._routers = routers
         # Less than 1 is of pools alone (`pooling.Capacities.less`).
-        self._reserve = max(1.0, reserve)
-        self._divisor = reserve * correction
+        self._reserve = max(1.0, reserve.instances)
+        self._divisor = reserve.times(correction)
         self._capacity: dict[tuple[object, ...], Capacities] = {}
         self._ladder: dict[tuple[object, ...], Ladder] = {}
 
@@ -169,19 +170,19 @@ class ProfileSizing:
     def capacity_per_s(self, *, load: Load, tensor_parallel: int) -> float:
         """Requests/s within the SLO, at the highest clock, of each instance of the smallest pool that carries this load."""
         found = self._capacities(load, tensor_parallel)
-        return 0.0 if found is None else float(found.at(-1).carrying(rate_per_s(load)))
+        return 0.0 if found is None else float(found.at(-1).less(self._divisor.instances).carrying(rate_per_s(load)))
 
     def in_pool_per_s(self, *, load: Load, tensor_parallel: int, instances: int) -> float:
         """Requests/s within the SLO, at the highest clock, of each of so many instances under this mix."""
         found = self._capacities(load, tensor_parallel)
-        return 0.0 if found is None else float(found.at(-1).in_pool(instances))
+        return 0.0 if found is None else float(found.at(-1).less(self._divisor.instances).in_pool(instances))
 
     def ladder(self, *, load: Load, tensor_parallel: int) -> Ladder:
         """Return the clocks of least energy for this mix, in the smallest pool that carries the load."""
         found = self._capacities(load, tensor_parallel)
         if self._clock_mhz is not None or found is None:
             return Ladder(steps=(), safe_mhz=self.max_clock_mhz)
-        fewest = float(found.at(-1).fewest(rate_per_s(load)))
+        fewest = float(found.at(-1).less(self._divisor.instances).fewest(rate_per_s(load)))
         instances = int(fewest) if math.isfinite(fewest) else 1
         key = (_mix(load), tensor_parallel, instances)
         if key not in self._ladder:
@@ -245,7 +246,7 @@ class ProfileSizing:
             tensor_parallel=tensor_parallel,
             clocks_mhz=ladder_clocks(self._profile) if self._clock_mhz is None else (self._clock_mhz,),
             routers=self._routers,
-        ).less(self._divisor)
+        )
         for index in range(len(mixes.rate_per_s)):
             mix = _mix(mixes.load(index))
             for place, degree in enumerate(tensor_parallel):

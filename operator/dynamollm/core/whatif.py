@@ -14,6 +14,7 @@ from dynamollm.core.capacity import capacity_per_s, operating_point
 from dynamollm.core.classes import ClassBoundaries, Length, RequestClass
 from dynamollm.core.decide import decide, measured, sizing_of
 from dynamollm.core.errors import InvalidInputError, OutOfRangeError
+from dynamollm.core.margins import NO_RESERVE
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import (
     Group,
@@ -132,7 +133,7 @@ def expected_latency(service: Service, profile: Profile, plan: Plan) -> tuple[Ex
     there is no instance.
     """
     service = measured(service, profile)
-    sizing = sizing_of(service, profile, reserve=1.0)
+    sizing = sizing_of(service, profile, reserve=NO_RESERVE)
     found = []
     for pool in plan.pools:
         points = {percentile: _by_class(service, profile, pool, percentile=percentile) for percentile in (50.0, 99.0)}

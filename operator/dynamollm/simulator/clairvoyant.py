@@ -12,6 +12,7 @@ from typing import Final
 
 from dynamollm.core.actions import clock_ladders
 from dynamollm.core.decide import decide_with, measured, sizing_of
+from dynamollm.core.margins import reserve
 from dynamollm.core.records import Observation, Plan, PolicyName
 from dynamollm.simulator.overheads import Overheads
 from dynamollm.simulator.replay import Ended, Progress, Replay, Setup
@@ -21,9 +22,10 @@ from dynamollm.simulator.virtual_cluster import Key
 
 NAME: Final = "Clairvoyant"
 
-RESERVES: Final = tuple(round(0.7 + 0.05 * step, 2) for step in range(17))
-"""What capacities are divided by. The bound has the least with which the SLO is kept, bursts within an epoch included."""
-_FIRST: Final = RESERVES.index(0.85)
+RESERVES: Final = tuple(round(0.7 + 0.05 * step, 2) for step in range(19))
+"""Of everybody's reserve (`core.margins`). The bound has the least with which the SLO is kept, bursts within an epoch included: these alone
+are left to it, as it knows the load and needs no upper band of it."""
+_FIRST: Final = RESERVES.index(1.15)
 """Next to what is mostly needed."""
 
 
@@ -122,9 +124,10 @@ class Clairvoyant(Replay):
         )
         profile = self._setup.profile
         service = measured(self._setup.service, profile)
+        kept = reserve(chunked=profile.interleaves_prefill, order=service.order)
         return decide_with(
             service,
-            sizing_of(service, profile, reserve=self._reserve),
+            sizing_of(service, profile, reserve=kept.times(self._reserve)),
             observation,
             now_s=now_s,
             available_gpus=virtual.held_gpus + virtual.free_gpus,

@@ -13,6 +13,7 @@ from dynamollm.core.capacity import capacity_table, operating_point, single_mix
 from dynamollm.core.classes import ClassBoundaries, Length, RequestClass
 from dynamollm.core.decide import decide, sizing_of
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.margins import Reserve
 from dynamollm.core.mix import size_pools
 from dynamollm.core.priors import PRIOR_SHARE, typical_lengths
 from dynamollm.core.profile import Profile
@@ -131,12 +132,26 @@ def test_what_instances_are_worth_follows_the_service(profile: Profile) -> None:
     load = {c: ClassLoad(20.0 * share, *LENGTHS[c]) for c, share in PRIOR_SHARE.items()}
 
     def carries(service: Service, *, reserve: float = 1.0) -> float:
-        return sizing_of(service, profile, reserve=reserve).capacity_per_s(load=load, tensor_parallel=8)
+        return sizing_of(service, profile, reserve=Reserve(reserve)).capacity_per_s(load=load, tensor_parallel=8)
 
     free = carries(SERVICE)
     assert carries(replace(SERVICE, routers=8)) < 0.99 * free
     assert carries(replace(SERVICE, pins=replace(SERVICE.pins, clock_mhz=1005))) < 0.99 * free
     assert carries(SERVICE, reserve=1.2) < 0.99 * free
+
+
+def test_what_is_kept_of_clocks_is_kept_of_ladders_alone(profile: Profile) -> None:
+    load = {c: ClassLoad(20.0 * share, *LENGTHS[c]) for c, share in PRIOR_SHARE.items()}
+    usual, cool, warm = (
+        sizing_of(SERVICE, profile, reserve=one) for one in (Reserve(), Reserve(pooled=0.8), Reserve(clocks=1.2))
+    )
+    of = {"load": load, "tensor_parallel": 8}
+    carried = {one.capacity_per_s(**of) for one in (usual, cool, warm)}
+    assert len(carried) == 1
+    most, more, less = (one.ladder(**of).steps[-1].max_tokens_per_s for one in (usual, cool, warm))
+    assert more > 1.02 * most
+    assert less < 0.9 * most
+    assert Reserve(1.1, 1.0, 0.9).times(1.2) == Reserve(1.1 * 1.2, 1.2, 0.9)
 
 
 @pytest.mark.parametrize("rate_per_s", [0.5, 500.0])
@@ -147,7 +162,7 @@ def test_a_pool_whose_slo_no_instance_keeps_draws_what_it_serves(profile: Profil
     (pool,) = plan.pools
     (group,) = pool.groups
     assert (plan.reason, group.tensor_parallel, group.instances) == ("SLOUnattainable", 8, 1)
-    sizing = sizing_of(service, profile, reserve=1.0)
+    sizing = sizing_of(service, profile, reserve=Reserve())
     drawn_w = sizing.power_w(load=pool.load, tensor_parallel=8, clock_mhz=profile.max_clock_mhz, scale=1.0)
     assert (plan.power_w, pool.power_w) == (drawn_w, drawn_w)
     assert drawn_w > 1.2 * 8 * profile.loaded_idle_w

@@ -9,9 +9,10 @@ from model_fixtures import MODERN, PAPER, SLO, mix, profile, spec
 
 from dynamollm.core.capacity import capacity_per_s, operating_point
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.ladder import HEADROOM, build_ladder, ladder_clocks, select_clock
+from dynamollm.core.ladder import build_ladder, ladder_clocks, left_to_clocks, select_clock
+from dynamollm.core.loadmeter import TIME_CONSTANT_S
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import ClassLoad, Ladder, LadderStep, Load, Order, Slo
+from dynamollm.core.records import ClassLoad, Ladder, LadderStep, Load, Order, Slo, SloRule
 from dynamollm.core.sizing import at_rate, ladder_clock, tokens_per_s
 
 LADDER = Ladder(
@@ -21,9 +22,9 @@ LADDER = Ladder(
 
 
 def usable_per_s(model: Profile, *, load: Load, clock_mhz: int) -> float:
-    """What ladders count on: a capacity, less the headroom."""
+    """What ladders count on: a capacity, less what measured loads deviate by."""
     most = capacity_per_s(model, load=load, slo=SLO, tensor_parallel=4, clock_mhz=clock_mhz)
-    return HEADROOM * most
+    return float(left_to_clocks(most, rule=SLO.rule))
 
 
 classes = st.lists(st.sampled_from(list(RequestClass)), min_size=1, max_size=3, unique=True)
@@ -46,7 +47,7 @@ def test_more_load_never_means_a_lower_clock_and_each_clock_carries_its_load(
         most = capacity_per_s(
             profile(name), load=load, slo=SLO, tensor_parallel=tp, clock_mhz=step.clock_mhz, order=order
         )
-        assert rate <= HEADROOM * most * 1.02 or step.clock_mhz == ladder.safe_mhz
+        assert rate <= left_to_clocks(most, rule=SLO.rule) * 1.02 or step.clock_mhz == ladder.safe_mhz
 
 
 @pytest.mark.parametrize("name", [MODERN, PAPER])
@@ -67,6 +68,18 @@ def test_no_other_clock_that_keeps_the_slo_draws_less(name: str, share: float) -
         if usable_per_s(model, load=load, clock_mhz=mhz) >= step.max_tokens_per_s / tokens_per_s(load)
     }
     assert points[step.clock_mhz].power_w <= 1.001 * min(able.values())
+
+
+@given(low=st.floats(0.01, 50.0), times=st.floats(1.0, 100.0), rule=st.sampled_from(list(SloRule)))
+def test_the_less_is_left_to_clocks_the_less_requests_the_measured_load_is_of(
+    low: float, times: float, rule: SloRule
+) -> None:
+    few, many = (float(left_to_clocks(most, rule=rule)) for most in (low, low * times))
+    assert 0 < few <= many
+    assert few / low <= many / (low * times) + 1e-9 <= 1 + 1e-9
+    # What is left and two deviations of its mean over the meter's time are the whole.
+    whole = low if rule is not SloRule.FIVE_TIMES_ALONE else 0.85 * low
+    assert few + 2.0 * (few / (2 * TIME_CONSTANT_S)) ** 0.5 == pytest.approx(whole)
 
 
 def test_the_cheapest_clock_is_not_always_the_lowest_that_is_able() -> None:

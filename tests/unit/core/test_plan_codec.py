@@ -50,6 +50,7 @@ plans = st.builds(
     gpu_cap_until_s=positive,
     correction=st.floats(1.0, 3.0),
     corrected_s=positive,
+    bursts=st.floats(1.0, 1.5),
 )
 
 

@@ -101,4 +101,6 @@ def test_a_reserve_below_one_is_of_pools_alone(reserve: float, instances: int, s
     assert less.in_pool(instances) <= found.in_pool(instances) / reserve * (1 + 1e-12)
     assert less.in_pool(10**9) == pytest.approx(found.in_pool(10**9) / reserve, rel=1e-6)
     # Without a jump from what is kept in reserve to what is not.
-    assert found.less(1.0).in_pool(instances) == found.in_pool(instances)
+    assert found.less(1.0).in_pool(instances) == pytest.approx(found.in_pool(instances))
+    # The same of pools alone, beside a reserve of all.
+    assert found.less(1.2, pooled=reserve).in_pool(instances) == pytest.approx(less.in_pool(instances) / 1.2)

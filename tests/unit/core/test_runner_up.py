@@ -101,11 +101,12 @@ def test_where_nothing_is_noted_there_is_none() -> None:
         assert runner_up(one, PROFILE, replace(plan, runner_up=note), changes=False) is None
 
 
-def test_the_runner_up_of_a_corrected_plan_carries_as_little_as_the_plan_counts_on() -> None:
+@pytest.mark.parametrize("change", ["correction", "bursts"])
+def test_the_runner_up_carries_as_little_as_the_plan_counts_on(change: str) -> None:
     one = service()
     plan = replace(plan_of(one), runner_up="ll: 9×TP4 at 9000 W")
-    corrected = replace(plan, correction=1.4, corrected_s=plan.shard_decided_s)
-    usual, less = (runner_up(one, PROFILE, each, changes=False) for each in (plan, corrected))
+    careful = replace(plan, **{change: 1.4}, corrected_s=plan.shard_decided_s)
+    usual, less = (runner_up(one, PROFILE, each, changes=False) for each in (plan, careful))
     assert usual is not None
     assert less is not None
     assert less.capacity_per_s < usual.capacity_per_s

@@ -12,10 +12,12 @@ from test_violation import mixes
 from dynamollm.core.capacity import capacity_table
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.ladder import ladder_clocks
+from dynamollm.core.margins import Reserve
 from dynamollm.core.records import Order
 from dynamollm.core.sizetable import _least, size_table
 from dynamollm.core.sizing import ProfileSizing
 
+RESERVE = Reserve(1.2, 1.1, 0.9)
 PLACES = np.array([0, 3, 5])
 CLOCKS = 6
 
@@ -43,17 +45,16 @@ def test_the_clock_is_the_cheapest_of_those_that_are_able(watts: list[float], ab
 def test_what_is_known_already_makes_the_same_table(name: str, order: Order) -> None:
     many = mixes(np.random.default_rng(5), 40)
     degrees = (2, 4, 8)
-    found = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, reserve=1.2)
+    found = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, reserve=RESERVE)
     clocks = ladder_clocks(profile(name))
     known = capacity_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, clocks_mhz=clocks)
-    known = known.less(1.2)
-    again = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, known=known)
+    again = size_table(profile(name), many, slo=SLO, order=order, tensor_parallel=degrees, reserve=RESERVE, known=known)
     assert again.capacity_per_s == pytest.approx(found.capacity_per_s, rel=1e-4)
     assert again.power_w == pytest.approx(found.power_w, rel=1e-3)
     some = found.capacity_per_s > 0
     more = np.diff(found.power_w[some], axis=-1)
     # Straight lines between four clocks leave a watt or two, and seldom.
-    assert (more >= -1e-6).mean() > 0.98
+    assert (more >= -1e-6).mean() > 0.97
     assert (more >= -0.003 * found.power_w[some][:, 1:]).all()
 
 

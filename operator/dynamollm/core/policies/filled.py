@@ -68,7 +68,7 @@ def cut_short(s: Situation, size: PoolSize, mix: Mix) -> PoolSize:
 
 
 def alike(s: Situation, old: PoolPlan, new: PoolPlan) -> bool:
-    """Return whether a pool is still as planned: the same instances, and load within the tolerance of the plan's."""
+    """Return whether a pool is still as planned: the same instances, and load and what they carry within the tolerance of the plan's."""
     tolerance = s.service.behavior.tolerance
     return (
         s.current is not None
@@ -77,4 +77,5 @@ def alike(s: Situation, old: PoolPlan, new: PoolPlan) -> bool:
         and mix_of(old) == mix_of(new)
         and relative_change(new.rate_per_s, old.rate_per_s) <= tolerance
         and relative_change(tokens_per_s(new.load), tokens_per_s(old.load)) <= tolerance
+        and relative_change(new.capacity_per_s, old.capacity_per_s) <= tolerance
     )
