@@ -1,13 +1,15 @@
 """The bound keeps the SLO with the least reserve that does."""
 
 from collections.abc import Collection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamollm.simulator.clairvoyant import RESERVES, Search
+from dynamollm.simulator.clairvoyant import RESERVES, Clairvoyant, Search
+from dynamollm.simulator.experiment import Question, _setup, prepare
 
 
 def searched(keeping: Collection[float]) -> tuple[Search, list[float]]:
@@ -50,3 +52,13 @@ def test_where_none_does_it_is_the_largest_and_says_so() -> None:
     result: Any = search.best[0]
     assert (result.reserve, result.meets_slo) == (max(RESERVES), False)
     assert tried == sorted(tried)
+
+
+def test_more_of_everybodys_reserve_takes_more_energy(tmp_path: Path) -> None:
+    trace = tmp_path / "ten_minutes.csv"
+    rows = "".join(f"{k * 0.15},{60 + 37 * (k % 60)},{10 + 7 * (k % 50)}\n" for k in range(4000))
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    prepared = prepare(Question(trace=str(trace), servers=4))
+    setup = _setup(prepared, "Clairvoyant", "fcfs")
+    few, many = (Clairvoyant(setup, prepared.seen, Search(), reserve=one).run() for one in (0.8, 1.6))
+    assert many.energy_j > 1.05 * few.energy_j
