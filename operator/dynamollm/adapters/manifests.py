@@ -145,6 +145,23 @@ def _expanded(path: Path) -> Iterator[Path]:
     yield from files
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, as kubectl does: of two values one would go unread."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        """Return a mapping.
+
+        Raises:
+            MarkedYAMLError: a key is there twice.
+        """
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _documents(path: Path) -> Iterator[Document]:
     try:
         text = path.read_text()
@@ -152,7 +169,7 @@ def _documents(path: Path) -> Iterator[Document]:
         raise InvalidInputError(f"{path}: {error.strerror}: give a file that is there") from None
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path} is not text: give a YAML file") from None
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         while loader.check_node():
             node = loader.get_node()

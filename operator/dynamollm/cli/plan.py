@@ -48,7 +48,11 @@ _FILE = click.Path(path_type=Path)
     type=_FILE,
     help="Nodes, as `kubectl get nodes -o yaml` prints them (with pods: what those hold is not free), or nodes: [{gpus: 8, count: 12}] [default: empty nodes for limits.maxGPUs].",
 )
-@click.option("--current", type=_FILE, help="The plan in force: what this command printed as JSON, or status.plan.")
+@click.option(
+    "--current",
+    type=_FILE,
+    help="The plan in force: what this command printed as JSON, or status.plan. The answer is as after scaleDownStabilizationSeconds.",
+)
 @click.option("--service", "name", help="Which InferenceService, where -f has several.")
 @click.option("--at", type=click.DateTime(), help="Time of the prices, UTC [default: now].")
 @click.option("--output", type=Name(["table", "json"]), default="table", show_default=True, help="What to print.")

@@ -64,9 +64,10 @@ def _quantity(value: Any) -> int:
 
 
 def _takes_pods(node: Object, tolerations: Iterable[Toleration]) -> bool:
-    if node["spec"].get("unschedulable") or not _node_ready(node):
+    spec = node.get("spec") or {}
+    if spec.get("unschedulable") or not _node_ready(node):
         return False
-    taints = [taint for taint in node["spec"].get("taints") or () if taint.get("effect") in _REPELS]
+    taints = [taint for taint in spec.get("taints") or () if taint.get("effect") in _REPELS]
     return all(any(_tolerates(toleration, taint) for toleration in tolerations) for taint in taints)
 
 

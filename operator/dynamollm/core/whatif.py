@@ -55,7 +55,7 @@ def plan_for_load(
         load: by class.
         nodes: GPUs that are there; what ``current`` holds is not among the free ones.
         now_s: unix seconds.
-        current: the plan in force.
+        current: the plan in force; what it remembers of recommendations is forgotten, so that nothing is held back for a while.
 
     Raises:
         InvalidInputError: the profile knows none of the service's TP degrees.
@@ -260,9 +260,10 @@ def _in_place(plan: Plan, *, now_s: float) -> tuple[Instance, ...]:
 
 
 def _due(plan: Plan, service: Service, *, now_s: float) -> Plan:
-    """Return the plan as decided one epoch ago."""
+    """Return the plan as decided one epoch ago, and as if it had been best ever since: the answer is not of the minute that it is asked in."""
     return replace(
         plan,
+        downscale={},
         scale_decided_s=now_s - service.intervals.scale_s,
         shard_decided_s=now_s - service.intervals.shard_s,
     )

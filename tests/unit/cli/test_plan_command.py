@@ -166,7 +166,6 @@ def test_nodes_as_kubectl_prints_them_with_what_pods_hold(plan: Command) -> None
     node = {
         "kind": "Node",
         "metadata": {"name": "a", "labels": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}},
-        "spec": {},
         "status": {"allocatable": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]},
     }
     pod = {
@@ -227,10 +226,21 @@ def test_the_runner_up_is_told_in_words(plan: Command, changes: dict[str, Any], 
 
 def test_why_what_is_in_force_stays_is_told(plan: Command) -> None:
     first = plan.file(
-        "current.json", plan.json(*question(plan, load=LOAD.replace("rate_per_s: 2.5", "rate_per_s: 6.0")))
+        "current.json", plan.json(*question(plan, load=LOAD.replace("rate_per_s: 2.5", "rate_per_s: 3.2")))
     )
     out = plan.run(*question(plan, "--current", first))[1]
-    assert re.search(r"it would save \d+ W .* more than 10 % \(behavior\.tolerance\)", told(out)), told(out)
+    assert re.search(
+        r"it would save \d+ W .* more than 10 % at every load that near to this one \(behavior\.tolerancePercent\)",
+        told(out),
+    ), told(out)
+
+
+def test_what_comes_after_a_plan_in_force_is_not_of_the_minute_that_it_is_asked_in(plan: Command) -> None:
+    busy = plan.json(*question(plan, "--at", "2026-01-01T00:00:00", load=LOAD.replace("2.5", "6.0")))
+    asked = question(plan, "--current", plan.file("current.json", busy))
+    soon, late = (plan.json(*asked, "--at", f"2026-01-01T00:{minute}:00") for minute in ("01", "59"))
+    assert soon["gpus"] == late["gpus"] < busy["gpus"]
+    assert soon["message"] == late["message"]
 
 
 def test_the_runner_up_is_within_80_columns(plan: Command) -> None:

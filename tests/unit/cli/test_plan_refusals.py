@@ -41,6 +41,10 @@ LOADS = [
     ("[1, 2]", "load.yaml:1 is a list: --load takes a map class → rate_per_s"),
     ("kind: Deployment", "load.yaml:1 is a Deployment: --load takes a map class"),
     ("", "load.yaml has 0 documents: give a file with one"),
+    (
+        "SS: {rate_per_s: 1, input_tokens: 5, output_tokens: 5}\nSS: {rate_per_s: 9, input_tokens: 5, output_tokens: 5}",
+        "load.yaml:2:1: not YAML, SS is there twice: correct that line",
+    ),
     ("SS: {rate_per_s: 1,\nMM: [", "load.yaml:2:6: not YAML, expected the node content"),
     (
         "SS: {rate_per_s: 1, input_tokens: 500, output_tokens: 50}",
