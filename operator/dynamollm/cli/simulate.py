@@ -24,7 +24,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
     default="all",
     show_default=True,
     metavar="NAME[,NAME…]|all",
-    help="Policies; Clairvoyant is the lower bound.",
+    help="Policies; Clairvoyant knows the load to come, and is what to compare with.",
 )
 @click.option("--order", default="fcfs", show_default=True, metavar="fcfs[,edf]", help=_ORDER_HELP)
 @click.option("--profile", default="modern", show_default=True, metavar="modern|paper|FILE", help="PerformanceProfile.")

@@ -22,7 +22,7 @@ from dynamollm.simulator.virtual_cluster import Key
 
 NAME: Final = "Clairvoyant"
 
-RESERVES: Final = tuple(round(0.7 + 0.05 * step, 2) for step in range(19))
+RESERVES: Final = (*(round(0.7 + 0.05 * step, 2) for step in range(19)), 1.75, 2.0, 2.5, 3.0, 4.0)
 """Of everybody's reserve (`core.margins`). The bound has the least with which the SLO is kept, bursts within an epoch included: these alone
 are left to it, as it knows the load and needs no upper band of it."""
 _FIRST: Final = RESERVES.index(1.15)
