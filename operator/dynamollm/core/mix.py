@@ -78,7 +78,8 @@ class PoolSize:
         plans = []
         for tp, count in sorted(mix.items()):
             if count > 0:
-                share = min(1.0, utilisation) * self.capacity_by_tp[tp] / max(self.rate_per_s, _EPSILON)
+                # Of a load that does not fit each gets more than it carries: the safe clock.
+                share = utilisation * self.capacity_by_tp[tp] / max(self.rate_per_s, _EPSILON)
                 ladder = self.ladder(tp)
                 clock = ladder_clock(ladder, tokens_per_s_of_instance=tokens_per_s(self.load) * share)
                 full = self.full_in_flight(tp)

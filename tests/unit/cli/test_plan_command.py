@@ -264,3 +264,6 @@ def test_where_gpus_are_short_that_is_what_binds(plan: Command) -> None:
     assert "CapacityUnavailable" in out
     assert "no limit makes it dearer" not in out
     assert ": not all of the load is carried" in out
+    # More than they carry: agents go to the safe clock.
+    pools = plan.json(*question(plan, "--inventory", nodes))["pools"]
+    assert {group["clockMHz"] for pool in pools for group in pool["groups"]} == {1980}
