@@ -102,6 +102,7 @@ def left_to_clocks(capacity_per_s: "Floats", *, rule: SloRule) -> "Floats":
 
     n requests that come by chance within the meter's 2 · ``TIME_CONSTANT_S`` deviate by the root of n.
     """
+    # As above: agents import this module, and never call this.
     import numpy as np  # noqa: PLC0415
 
     noise = DEVIATIONS * (2 * TIME_CONSTANT_S) ** -0.5

@@ -86,12 +86,12 @@ def load_series(history: LoadHistory) -> LoadSeries:
     """
     classes = tuple(c for c in RequestClass if c in history.rate_per_s)
     samples = _stacked(history.rate_per_s, classes)
-    bucket_s, means = _means(samples, history.step_s, BUCKET_S)
+    bucket_s, means = bucket_means(samples, history.step_s, BUCKET_S)
     known: NDArray[np.bool_] = np.any(np.isfinite(means), axis=0)
     first = int(np.argmax(known))
     means, known = means[:, first:], known[first:]
     if history.past is None:
-        coarse_s, coarse = _means(means, bucket_s, COARSE_S)
+        coarse_s, coarse = bucket_means(means, bucket_s, COARSE_S)
         lag_s = 0.0
     else:
         coarse = _stacked(history.past.rate_per_s, classes)
@@ -153,7 +153,7 @@ def _stacked(samples: Mapping[RequestClass, Sequence[float | None]], classes: Se
     return np.where(stacked < LEAST_RATE_PER_S, 0.0, stacked)
 
 
-def _means(samples: Series, step_s: float, bucket_s: float) -> tuple[float, Series]:
+def bucket_means(samples: Series, step_s: float, bucket_s: float) -> tuple[float, Series]:
     """Return the length of buckets that hold whole steps and end with the last, and their means; NaN: all gaps."""
     per_bucket = max(1, round(bucket_s / step_s))
     if per_bucket == 1:
