@@ -124,7 +124,9 @@ class BehaviorSpec(Spec):
     scale_down_stabilization_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
     """Capacity goes down to the highest need of this many past seconds."""
     tolerance_percent: Annotated[int, Field(ge=0, le=100)] = 10
-    """Relative change of load, or relative saving, below which a plan is kept, %."""
+    """Relative change of load below which a plan is kept, %."""
+    min_saving_percent: Annotated[int, Field(ge=0, le=100)] = 2
+    """Relative saving below which instances and pools are kept, %."""
     drain_timeout_seconds: Seconds = 300
     """How long an instance that goes may finish its requests, s."""
     pending_timeout_seconds: Seconds = 300

@@ -60,6 +60,7 @@ def look(
         routing=observe.routing(view.config_map(key, routing_name(subject.owner.name))),
         plan=plan,
         attainment=reading.recent_attainment,
+        settled_attainment=reading.attainment,
     )
     policy = cluster_policy(view.policy())
     held = holdings(

@@ -98,7 +98,8 @@ def decide(
     if plan is observation.plan or plan.reason in HOLDING:
         return plan
     told = f" Requests come in bursts: {100 * (bursts - 1):.0f} % more is kept for them." if bursts > 1 else ""
-    return replace(plan, bursts=bursts, message=plan.message + told)
+    # A plan that has but learned is the one in force, with its message.
+    return replace(plan, bursts=bursts, message=plan.message.removesuffix(told) + told)
 
 
 def measured(service: Service, profile: Profile) -> Service:

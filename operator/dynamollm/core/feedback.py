@@ -7,11 +7,13 @@ then on, at once; what was learned fades over hours, so that a bad hour is not p
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from dynamollm.core.classes import RequestClass
 from dynamollm.core.policies.base import CANNOT_KEEP_SLO
-from dynamollm.core.records import Observation, Plan, Service, SloRule
+from dynamollm.core.records import Attainment, Observation, Plan, Service, SloRule
 
 WINDOW_S: Final = 120.0
 """Requests that ended so lately are looked at."""
@@ -21,6 +23,12 @@ LEAST_MISSED: Final = 10.0
 """Fewer misses within a window are chance."""
 STEP: Final = 1.15
 HALF_LIFE_S: Final = 7200.0
+
+CALM: Final = 0.3
+"""Where at most this share of the misses that the SLO allows came within a scale interval, chance counted in, less would do."""
+CALM_STEP: Final = 1.02
+CALM_PACE_S: Final = 600.0
+"""Then so much less every ten minutes, the fading beside: a third of an hour's misses is known before an hour's correction is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ NOTHING: Final = Learned()
 
 
 def feedback(service: Service, observation: Observation, *, startup_s: float, now_s: float) -> Learned:
-    """Return the correction of now: raised a step if requests miss their SLO although all of the plan serves.
+    """Return the correction of now: raised a step if requests miss their SLO although all of the plan serves, less if hardly any do.
 
     A raise needs a start-up and a window before its effect shows: until then there is no other.
     """
@@ -49,13 +57,17 @@ def feedback(service: Service, observation: Observation, *, startup_s: float, no
         # Those who waited for the first instances tell nothing of these: they are out of the window by then.
         return Learned(corrected_s=now_s + WINDOW_S)
     before = Learned(plan.correction, plan.corrected_s, min(most, correction_at(plan, now_s=now_s)))
+    age_s = now_s - before.corrected_s
     # A plan that cannot keep the SLO says so: its misses tell nothing new.
-    awaited = -WINDOW_S <= now_s - before.corrected_s < startup_s + WINDOW_S
-    if awaited or before.factor >= most or plan.reason in CANNOT_KEEP_SLO or not _serves(plan, observation):
+    if -WINDOW_S <= age_s < startup_s + WINDOW_S or plan.reason in CANNOT_KEEP_SLO or not _serves(plan, observation):
         return before
-    why = _misses(service, observation)
-    factor = min(most, before.factor * STEP)
-    return Learned(factor, now_s, factor, why) if why else before
+    if why := _misses(service, observation):
+        factor = min(most, before.factor * STEP)
+        return Learned(factor, now_s, factor, why) if factor > before.factor else before
+    if before.factor > 1 and age_s >= CALM_PACE_S and _is_calm(service, observation):
+        factor = max(1.0, before.factor / CALM_STEP)
+        return Learned(factor, now_s, factor)
+    return before
 
 
 def correction_at(plan: Plan, *, now_s: float) -> float:
@@ -73,18 +85,33 @@ def _serves(plan: Plan, observation: Observation) -> bool:
 
 
 def _misses(service: Service, observation: Observation) -> str:
-    """Return how many requests missed their SLO, in words; empty: no more than it allows, or it is not known.
-
-    Routers measure TTFT and TBT: of FiveTimesAlone they know nothing.
-    """
-    if observation.attainment is None or service.slo.rule is SloRule.FIVE_TIMES_ALONE:
-        return ""
-    counts = {f"{name} requests": (one.requests, one.met) for name, one in observation.attainment.items()}
-    if service.slo.rule is SloRule.PER_REQUEST:
-        counts = {"requests": (sum(n for n, _ in counts.values()), sum(met for _, met in counts.values()))}
+    """Return how many requests missed their SLO, in words; empty: no more than it allows, or it is not known."""
     allowed = 1 - service.slo.percentile / 100
-    for what, (requests, met) in counts.items():
+    for what, (requests, met) in _counts(service, observation.attainment).items():
         missed = requests - met
         if missed >= max(LEAST_MISSED, BURN_RATE * allowed * requests):
             return f"{100 * missed / requests:.1f} % of the {what} of the last {WINDOW_S / 60:g} min missed their SLO"
     return ""
+
+
+def _is_calm(service: Service, observation: Observation) -> bool:
+    """Whether hardly any request of the scale interval missed its SLO; unknown is not.
+
+    n misses that came by chance may as well have been two roots of n more.
+    """
+    counts = _counts(service, observation.settled_attainment).values()
+    allowed = 1 - service.slo.percentile / 100
+    missed = [(requests, max(0.0, requests - met)) for requests, met in counts]
+    return bool(missed) and all(many + 2 * math.sqrt(many + 1) < CALM * allowed * requests for requests, many in missed)
+
+
+def _counts(service: Service, attainment: Mapping[RequestClass, Attainment] | None) -> dict[str, tuple[float, float]]:
+    """Return how many requests there were and how many met their SLO, by what the rule counts apart; empty: it is not known.
+
+    Routers measure TTFT and TBT: of FiveTimesAlone they know nothing.
+    """
+    if not attainment or service.slo.rule is SloRule.FIVE_TIMES_ALONE:
+        return {}
+    if service.slo.rule is SloRule.PER_REQUEST:
+        return {"requests": (sum(n.requests for n in attainment.values()), sum(n.met for n in attainment.values()))}
+    return {f"{name} requests": (one.requests, one.met) for name, one in attainment.items()}

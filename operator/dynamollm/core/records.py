@@ -107,7 +107,9 @@ class Behavior:
 
     scale_down_stabilization_s: float = 300.0
     tolerance: float = 0.1
-    """Relative change of load, or relative saving, below which a plan is kept."""
+    """Relative change of load below which a plan is kept."""
+    min_saving: float = 0.02
+    """Relative saving below which instances and pools are kept."""
     drain_timeout_s: float = 300.0
     pending_timeout_s: float = 300.0
     max_correction: float = 0.5
@@ -276,6 +278,8 @@ class Observation:
     """The plan in force, as the status keeps it."""
     attainment: Mapping[RequestClass, Attainment] | None = None
     """By class over the last ``core.feedback.WINDOW_S``; None: unknown."""
+    settled_attainment: Mapping[RequestClass, Attainment] | None = None
+    """By class over the last scale interval; None: unknown."""
 
 
 # ------------------------------------------------------------------ what should be

@@ -49,6 +49,7 @@ def service_from_spec(namespace: str, name: str, spec: InferenceServiceSpec) -> 
         behavior=Behavior(
             scale_down_stabilization_s=spec.behavior.scale_down_stabilization_seconds,
             tolerance=spec.behavior.tolerance_percent / 100,
+            min_saving=spec.behavior.min_saving_percent / 100,
             drain_timeout_s=spec.behavior.drain_timeout_seconds,
             pending_timeout_s=spec.behavior.pending_timeout_seconds,
             max_correction=spec.behavior.max_correction_percent / 100,

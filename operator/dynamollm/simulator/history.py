@@ -29,6 +29,8 @@ class RouterMetrics:
         """As of the latest bucket; None before the first."""
         self.attainment: dict[RequestClass, Attainment] | None = None
         """Over the last ``feedback.WINDOW_S``."""
+        self.settled_attainment: dict[RequestClass, Attainment] | None = None
+        """Over the last ``SETTLED_S``."""
 
     def add(self, counters: NDArray[Any], *, end_s: float) -> None:
         """Take in the counters (`fleet_state.PREDICTED_TALLY`, [class]) at a bucket's end."""
@@ -40,15 +42,9 @@ class RouterMetrics:
                 del samples[0]
         self._window.append(before)
         self._before = counters
-        then = self._window[-min(len(self._window), round(WINDOW_S / BUCKET_S))]
-        self.attainment = {
-            request_class: Attainment(requests=float(judged), met=float(met))
-            for request_class, judged, met in zip(
-                RequestClass, counters["judged"] - then["judged"], counters["met"] - then["met"], strict=True
-            )
-            if judged > 0
-        }
         first = self._window[0]
+        self.attainment = _attainment(counters, self._window[-min(len(self._window), round(WINDOW_S / BUCKET_S))])
+        self.settled_attainment = _attainment(counters, first)
         self.history = LoadHistory(
             end_s=end_s,
             step_s=BUCKET_S,
@@ -57,6 +53,16 @@ class RouterMetrics:
             output_tokens=_means(counters, first, "output_tokens", "completions"),
             brief_share=_means(counters, first, "brief", "completions", least=0),
         )
+
+
+def _attainment(now: NDArray[Any], then: NDArray[Any]) -> dict[RequestClass, Attainment]:
+    return {
+        request_class: Attainment(requests=float(judged), met=float(met))
+        for request_class, judged, met in zip(
+            RequestClass, now["judged"] - then["judged"], now["met"] - then["met"], strict=True
+        )
+        if judged > 0
+    }
 
 
 def _means(

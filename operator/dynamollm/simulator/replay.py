@@ -249,6 +249,7 @@ class Replay:
             routing=virtual.routing,
             plan=self._plan,
             attainment=self._metrics.attainment,
+            settled_attainment=self._metrics.settled_attainment,
         )
         seen = _lasting(observation)
         service, profile = self._setup.service, self._setup.profile

@@ -335,15 +335,12 @@ class Filler:
         return any(held + tp <= s.max_gpus and any(free >= tp for free in s.free) for tp in started)
 
     def _pays(self, size: PoolSize, stay: Choice, best: Choice) -> bool:
-        """Whether a change saves more than the tolerance and its own cost, wherever in the tolerance the load is.
+        """Whether a change saves enough beyond its own cost, wherever in the tolerance the load is.
 
         Costs jump where a ladder steps up; load that wavers about such a step must not move instances.
         """
-        tolerance = self._situation.service.behavior.tolerance
-        return all(
-            new < old * (1 - tolerance)
-            for new, old in zip(self._costs(size, best), self._costs(size, stay), strict=True)
-        )
+        kept = 1 - self._situation.service.behavior.min_saving
+        return all(new < old * kept for new, old in zip(self._costs(size, best), self._costs(size, stay), strict=True))
 
     def _costs(self, size: PoolSize, choice: Choice) -> tuple[float, float, float]:
         margin = 1 + self._situation.service.behavior.tolerance

@@ -1,7 +1,7 @@
 """Ours: the partition of classes into pools, the TP degrees, the instances and the clocks, all at once, at least cost.
 
 Every subset of the classes is priced as a pool (``core.options``), and the cheapest partition is found exactly
-(``core.partition``). The pools in force stay unless others save more than the tolerance and the cost of switching.
+(``core.partition``). The pools in force stay unless others save more than ``behavior.min_saving`` and the cost of switching.
 """
 
 from collections.abc import Sequence

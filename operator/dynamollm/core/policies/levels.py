@@ -42,7 +42,7 @@ class Levels:
     partitions: Partitions
     knobs: Knobs = field(default_factory=Knobs)
     weighs_current: bool = True
-    """Whether the pools in force are kept unless others save more than the tolerance; else others replace them."""
+    """Whether the pools in force are kept unless others save enough (``behavior.min_saving``); else others replace them."""
     within_grant: bool = True
     """Whether the pool level stays within the GPUs that the cluster level granted while they suffice."""
     at_once: bool = False
@@ -159,12 +159,12 @@ class Levels:
 def _best(
     s: Situation, outcomes: Sequence[tuple[Partition, tuple[Filled, ...]]], keep: Partition | None
 ) -> tuple[Filled, ...]:
-    """Return the pools of least cost: those in force, unless others save more than the tolerance anywhere near the load."""
+    """Return the pools of least cost: those in force, unless others save enough anywhere near the load."""
     totals = [tuple(sum(pool.costs[at] for pool in filled) for at in range(3)) for _, filled in outcomes]
     best = min(range(len(outcomes)), key=lambda index: totals[index][1])
     if outcomes[0][0] == keep:
         saving = [old - new for old, new in zip(totals[0], totals[best], strict=True)]
-        worth = [s.service.behavior.tolerance * abs(old) for old in totals[0]]
+        worth = [s.service.behavior.min_saving * abs(old) for old in totals[0]]
         if not all(gain > least for gain, least in zip(saving, worth, strict=True)):
             best = 0
     return outcomes[best][1]
