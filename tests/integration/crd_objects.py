@@ -73,6 +73,7 @@ spec:
   behavior:
     scaleDownStabilizationSeconds: 60
     tolerancePercent: 5
+    minSavingPercent: 1
     drainTimeoutSeconds: 60
     pendingTimeoutSeconds: 60
     maxCorrectionPercent: 20

@@ -41,8 +41,8 @@ def _why(other: RunnerUp, service: Service, plan: Plan) -> str:
         Lost.MORE_POOLS: f"it would save {_amount(other, service)}, and a pool more has to save {100 * POOL_WORTH:g} %",
         Lost.IN_FORCE: (
             f"it would save {_amount(other, service)}; what is in force stays unless a change saves more than "
-            f"{100 * behavior.tolerance:g} % at every load that near to this one (behavior.tolerancePercent), and carries "
-            "the load with an instance fewer"
+            f"{100 * behavior.min_saving:g} % (behavior.minSavingPercent) at every load within {100 * behavior.tolerance:g} % of "
+            "this one (behavior.tolerancePercent), and carries the load with an instance fewer"
         ),
         Lost.EQUAL: f"it would use as much, to within {100 * SAME:g} %",
     }[other.lost]

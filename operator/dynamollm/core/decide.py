@@ -95,11 +95,18 @@ def decide(
         basis=basis,
         learned=learned,
     )
-    if plan is observation.plan or plan.reason in HOLDING:
+    if plan.reason in HOLDING or _is_as_decided(plan, observation.plan):
         return plan
     told = f" Requests come in bursts: {100 * (bursts - 1):.0f} % more is kept for them." if bursts > 1 else ""
-    # A plan that has but learned is the one in force, with its message.
-    return replace(plan, bursts=bursts, message=plan.message.removesuffix(told) + told)
+    return replace(plan, bursts=bursts, message=plan.message + told)
+
+
+def _is_as_decided(plan: Plan, before: Plan | None) -> bool:
+    """Return whether a plan is the one of an earlier decision, but perhaps for what was learned since."""
+    if before is None or plan is before:
+        return plan is before
+    decided = (plan.pools, plan.scale_decided_s, plan.shard_decided_s)
+    return decided == (before.pools, before.scale_decided_s, before.shard_decided_s)
 
 
 def measured(service: Service, profile: Profile) -> Service:

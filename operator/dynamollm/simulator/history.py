@@ -30,7 +30,7 @@ class RouterMetrics:
         self.attainment: dict[RequestClass, Attainment] | None = None
         """Over the last ``feedback.WINDOW_S``."""
         self.settled_attainment: dict[RequestClass, Attainment] | None = None
-        """Over the last ``SETTLED_S``."""
+        """Over the last ``LENGTHS_S``, a scale interval."""
 
     def add(self, counters: NDArray[Any], *, end_s: float) -> None:
         """Take in the counters (`fleet_state.PREDICTED_TALLY`, [class]) at a bucket's end."""

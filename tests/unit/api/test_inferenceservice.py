@@ -53,6 +53,7 @@ def test_the_defaults_are_those_of_the_core() -> None:
     assert spec.limits.max_gpus == Limits().max_gpus
     assert spec.behavior.scale_down_stabilization_seconds == Behavior().scale_down_stabilization_s
     assert spec.behavior.tolerance_percent / 100 == Behavior().tolerance
+    assert spec.behavior.min_saving_percent / 100 == Behavior().min_saving
     assert spec.behavior.drain_timeout_seconds == Behavior().drain_timeout_s
     assert spec.behavior.pending_timeout_seconds == Behavior().pending_timeout_s
     assert spec.behavior.max_correction_percent / 100 == Behavior().max_correction

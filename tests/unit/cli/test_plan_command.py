@@ -230,7 +230,7 @@ def test_why_what_is_in_force_stays_is_told(plan: Command) -> None:
     )
     out = plan.run(*question(plan, "--current", first))[1]
     assert re.search(
-        r"it would save \d+ W .* more than 10 % at every load that near to this one \(behavior\.tolerancePercent\)",
+        r"it would save \d+ W .* more than 2 % \(behavior\.minSavingPercent\) at every load within 10 % of this one",
         told(out),
     ), told(out)
 

@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import MODERN, mix, paper_mix, profile
 
+import dynamollm.core.decide as decide_module
 from dynamollm.core.actions import steps
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.decide import decide, levels_due, sizing_of
-from dynamollm.core.feedback import HALF_LIFE_S, STEP, WINDOW_S, Learned, correction_at, feedback
+from dynamollm.core.feedback import (
+    CALM_PACE_S,
+    CALM_STEP,
+    HALF_LIFE_S,
+    STEP,
+    WINDOW_S,
+    Learned,
+    correction_at,
+    feedback,
+)
 from dynamollm.core.margins import Reserve
 from dynamollm.core.policies.outcome import WHOLE
 from dynamollm.core.records import (
@@ -123,6 +133,54 @@ def test_half_of_it_is_left_after_two_hours() -> None:
     assert correction_at(plan, now_s=NOW_S - 1e9) == 1.4
 
 
+FEW = {RequestClass.SS: Attainment(9000.0, 8990.0), RequestClass.MM: Attainment(1000.0, 999.0)}
+
+
+def calm(
+    attainment: Mapping[RequestClass, Attainment] | None, *, correction: float = 1.3, age_s: float = CALM_PACE_S
+) -> Observation:
+    plan = replace(PLAN, correction=correction, corrected_s=NOW_S - age_s)
+    return replace(seen(GOOD, plan=plan), settled_attainment=attainment)
+
+
+def test_it_is_forgotten_sooner_where_hardly_any_request_misses_its_slo() -> None:
+    observation = calm(FEW)
+    assert observation.plan is not None
+    found = learned(observation)
+    assert found.factor == correction_at(observation.plan, now_s=NOW_S) / CALM_STEP
+    assert (found.correction, found.corrected_s, found.why) == (found.factor, NOW_S, "")
+    # Never to less than nothing, and where there is nothing to forget nothing is done.
+    assert learned(calm(FEW, correction=1.01)).factor == 1.0
+    assert learned(calm(FEW, correction=1.0)).corrected_s == NOW_S - CALM_PACE_S
+
+
+NOT_CALM = {
+    "half of what is allowed": calm({RequestClass.MM: Attainment(10_000.0, 9950.0)}),
+    "one of three hundred may have been four": calm({RequestClass.MM: Attainment(300.0, 299.0)}),
+    "none of three hundred says little": calm({RequestClass.MM: Attainment(300.0, 300.0)}),
+    "nobody was served": calm({}),
+    "not known": calm(None),
+    "too early": calm(FEW, age_s=CALM_PACE_S - 1),
+    "an instance is lacking": replace(calm(FEW), instances=SERVING[1:]),
+}
+
+
+@pytest.mark.parametrize("observation", NOT_CALM.values(), ids=NOT_CALM.keys())
+def test_it_is_not_otherwise(observation: Observation) -> None:
+    assert observation.plan is not None
+    assert learned(observation).factor == correction_at(observation.plan, now_s=NOW_S)
+
+
+def test_where_it_is_calm_by_class_every_class_is() -> None:
+    one = calm({RequestClass.SS: Attainment(9000.0, 9000.0), RequestClass.LL: Attainment(1000.0, 994.0)})
+    assert one.plan is not None
+    left = correction_at(one.plan, now_s=NOW_S)
+    by_class = make_service(slo=replace(SLO, rule=SloRule.PER_CLASS_PERCENTILE))
+    assert learned(one).factor < left
+    assert learned(one, service=by_class).factor == left
+    assert learned(one, service=make_service(slo=replace(SLO, rule=SloRule.FIVE_TIMES_ALONE))).factor == left
+
+
 COUNTS = st.dictionaries(
     st.sampled_from(list(RequestClass)),
     st.tuples(st.floats(0, 1e6), st.floats(0, 1)).map(lambda pair: Attainment(pair[0], pair[0] * pair[1])),
@@ -131,24 +189,34 @@ COUNTS = st.dictionaries(
 
 @given(
     attainment=st.none() | COUNTS,
+    before=st.none() | COUNTS,
     correction=st.floats(1.0, 3.0),
     age_s=st.floats(-1e5, 1e6),
     most=st.floats(0.0, 2.0),
     rule=st.sampled_from(SloRule),
 )
 def test_it_never_leaves_its_bounds_and_is_learned_once(
-    attainment: Mapping[RequestClass, Attainment] | None, correction: float, age_s: float, most: float, rule: SloRule
+    *,
+    attainment: Mapping[RequestClass, Attainment] | None,
+    before: Mapping[RequestClass, Attainment] | None,
+    correction: float,
+    age_s: float,
+    most: float,
+    rule: SloRule,
 ) -> None:
     service = make_service(slo=replace(SLO, rule=rule), behavior=Behavior(max_correction=most))
     plan = replace(PLAN, correction=correction, corrected_s=NOW_S - age_s)
-    found = learned(seen(attainment, plan=plan), service=service)
+    observation = replace(seen(attainment, plan=plan), settled_attainment=before)
+    found = learned(observation, service=service)
     assert 1.0 <= found.factor <= 1 + most
     kept = min(1 + most, correction_at(plan, now_s=NOW_S))
-    assert found.factor >= kept
+    assert found.factor >= kept / CALM_STEP
+    if not before:
+        assert found.factor >= kept
     if not attainment:
-        assert found.factor == kept
+        assert found.factor <= kept
     again = replace(plan, correction=found.correction, corrected_s=found.corrected_s)
-    assert learned(seen(attainment, plan=again), service=service).factor == found.factor
+    assert learned(replace(observation, plan=again), service=service).factor == found.factor
 
 
 # ------------------------------------------------------------------ what comes of it
@@ -222,6 +290,32 @@ def test_a_plan_that_has_learned_is_its_own_fixed_point() -> None:
     assert plan.reason == "SLOMissed"
     again = replace(observation, plan=plan)
     assert decide(SERVICE, MODERN_PROFILE, again, now_s=world.now_s, available_gpus=96) == plan
+
+
+def test_what_is_forgotten_changes_nothing_else_of_a_plan_before_its_next_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(nodes={f"n{i:02d}": 8 for i in range(12)}, startup_s=MODERN_PROFILE.startup_s)
+    served(world, SERVICE, hours=0.5, met=0.999)
+    assert world.plan is not None
+    told = "Requests come in bursts: 20 % more is kept for them."
+    plan = replace(
+        world.plan,
+        correction=1.3,
+        corrected_s=world.now_s - CALM_PACE_S,
+        scale_decided_s=world.now_s,
+        shard_decided_s=world.now_s,
+        bursts=1.2,
+        message=f"{world.plan.message} {told}",
+    )
+    world.plan = plan
+    observation = replace(world.observe(paper_mix(50.0, end_s=world.now_s // 60 * 60)), settled_attainment=FEW)
+    monkeypatch.setattr(decide_module, "kept_for_bursts", lambda _load: 1.1)
+    after = decide(SERVICE, MODERN_PROFILE, observation, now_s=world.now_s, available_gpus=96)
+    assert after.correction < 1.3
+    assert replace(after, correction=1.3, corrected_s=plan.corrected_s) == plan
+    again = replace(observation, plan=after)
+    assert decide(SERVICE, MODERN_PROFILE, again, now_s=world.now_s, available_gpus=96) is after
 
 
 def test_misses_between_two_decisions_are_not_waited_out() -> None:

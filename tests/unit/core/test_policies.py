@@ -329,13 +329,13 @@ def test_what_binds_is_named_and_the_load_is_carried_within_it(
 # ------------------------------------------------------------------ the next best
 @pytest.mark.parametrize("policy", ELASTIC)
 @settings(max_examples=15)
-@given(rates=RATES, pools=st.integers(1, 4), tolerance=st.sampled_from([0.1, 0.9]))
-@example(rates=MIX, pools=2, tolerance=0.9)
-@example(rates=MIX, pools=3, tolerance=0.9)
+@given(rates=RATES, pools=st.integers(1, 4), saving=st.sampled_from([0.02, 0.9]))
+@example(rates=MIX, pools=2, saving=0.9)
+@example(rates=MIX, pools=3, saving=0.9)
 def test_the_runner_up_is_another_plan(
-    policy: PolicyName, rates: dict[RequestClass, float], pools: int, tolerance: float
+    policy: PolicyName, rates: dict[RequestClass, float], pools: int, saving: float
 ) -> None:
-    service = make_service(policy=policy, behavior=Behavior(tolerance=tolerance))
+    service = make_service(policy=policy, behavior=Behavior(min_saving=saving))
     before = decided(replace(service, pins=Pins(pools=pools)), rates, sizing=APART)
     after = decided(service, rates, plan=before, now_s=NOW_S + 1800, sizing=APART)
     for plan in (before, after):

@@ -56,7 +56,7 @@ def test_units_are_converted_and_overrides_win() -> None:
                 "rule": "PerClassPercentile",
                 "overrides": [{"class": "LL", "ttftMilliseconds": 5000}, {"class": "SS", "tbtMilliseconds": 40}],
             },
-            "behavior": {"tolerancePercent": 25},
+            "behavior": {"tolerancePercent": 25, "minSavingPercent": 5},
             "forecast": {"bandPercentile": 90, "initialRequestsPerMinute": 90},
         }
     )
@@ -69,6 +69,7 @@ def test_units_are_converted_and_overrides_win() -> None:
     assert (service.limits.max_watts, service.limits.max_usd_per_hour) == (60_000.0, 192.5)
     assert (service.slo.ttft_ms[RequestClass.LL], service.slo.tbt_ms[RequestClass.LL]) == (5000.0, 100.0)
     assert (service.slo.ttft_ms[RequestClass.SS], service.slo.tbt_ms[RequestClass.SS]) == (250.0, 40.0)
+    assert service.behavior.min_saving == 0.05
     assert (service.behavior.tolerance, service.forecast.band, service.forecast.initial_rate_per_s) == (0.25, 0.9, 1.5)
 
 

@@ -10,7 +10,7 @@ from dynamollm.simulator.history import BUCKET_S, RouterMetrics
 SS, LL = 0, 8
 
 
-def test_attainment_is_of_the_last_two_minutes_and_absent_where_no_request_ended() -> None:
+def test_attainment_is_of_two_minutes_and_of_half_an_hour_and_absent_where_no_request_ended() -> None:
     metrics, counters = RouterMetrics(), np.zeros(len(RequestClass), PREDICTED_TALLY)
     for minute in range(1, 11):
         counters = counters.copy()
@@ -19,6 +19,13 @@ def test_attainment_is_of_the_last_two_minutes_and_absent_where_no_request_ended
         metrics.add(counters, end_s=minute * BUCKET_S)
         missed = {1: (100.0, 100.0), 8: (200.0, 160.0), 9: (200.0, 160.0)}.get(minute, (200.0, 200.0))
         assert metrics.attainment == {RequestClass.SS: Attainment(*missed)}
+    assert metrics.settled_attainment == {RequestClass.SS: Attainment(1000.0, 960.0)}
+    for minute in range(11, 41):
+        counters = counters.copy()
+        counters["judged"][SS] += 100
+        counters["met"][SS] += 100
+        metrics.add(counters, end_s=minute * BUCKET_S)
+    assert metrics.settled_attainment == {RequestClass.SS: Attainment(3000.0, 3000.0)}
 
 
 def test_shares_of_brief_answers_are_of_the_last_half_hour_and_absent_where_nobody_was_answered() -> None:
