@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from dynamollm.api.common import RULE_BROKEN, Spec
 from dynamollm.api.names import GROUP, VERSION
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.names import meant
 
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
@@ -92,9 +93,16 @@ def read_one(path: Path, kind: str) -> Document:
 
 
 def profile_path(name: str) -> Path:
-    """Return the file of a profile of the package by its short name; any other name is a path."""
+    """Return the file of a profile of the package by its short name; any other name is a path.
+
+    Raises:
+        InvalidInputError: it is no file, and looks like a short name.
+    """
     if name not in PROFILES:
-        return Path(name)
+        path = Path(name)
+        if path.name == name and not path.suffix and not path.exists():
+            raise InvalidInputError(f"profile {name!r}: {meant(name, PROFILES)}, or a file that is there")
+        return path
     # In a wheel the profiles lie inside the package; in a checkout they are where users find them.
     packaged = Path(str(files("dynamollm") / "profiles" / PROFILES[name]))
     return packaged if packaged.exists() else _REPOSITORY / PROFILES[name]

@@ -15,6 +15,7 @@ from dynamollm.cli.read_documents import find_profile, find_service, find_servic
 from dynamollm.cli.read_load import read_load
 from dynamollm.core.errors import InvalidInputError
 from dynamollm.core.fit import check_clock, fitting_profile
+from dynamollm.core.names import ORDERS
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import Order, Service
 from dynamollm.core.service import service_from_spec
@@ -42,7 +43,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--service", "name", help="Which InferenceService, where -f has several.")
 @click.option(
     "--order",
-    type=Name([order.value for order in Order]),
+    type=Name([order.value for order in Order], also=ORDERS),
     multiple=True,
     help="Order of service, may be repeated [default: both].",
 )

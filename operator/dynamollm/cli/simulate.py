@@ -8,6 +8,7 @@ import click
 
 from dynamollm.cli.names import Name
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.names import RULES
 
 _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a comma between."
 
@@ -30,7 +31,7 @@ _ORDER_HELP: Final = "Order of service in the engines: fcfs, edf, or both with a
 @click.option("--profile", default="modern", show_default=True, metavar="modern|paper|FILE", help="PerformanceProfile.")
 @click.option(
     "--slo-rule",
-    type=Name(["att", "x5", "p99"]),
+    type=Name([*RULES], also={rule: short for short, rule in RULES.items()}),
     default="att",
     show_default=True,
     help="When the SLO counts as kept.",

@@ -21,13 +21,13 @@ from rich.progress import (
 from dynamollm.adapters.manifests import PROFILES, read_one, spec_of
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.errors import InvalidInputError
-from dynamollm.core.names import known_name
+from dynamollm.core.names import ORDERS, known_name
 from dynamollm.core.prices import unpriced
 from dynamollm.core.words import counted
 from dynamollm.simulator.campaign import Campaign, Task, tasks
 from dynamollm.simulator.clairvoyant import NAME as CLAIRVOYANT
 from dynamollm.simulator.compiled import when_compiling
-from dynamollm.simulator.experiment import ALL, ORDERS, Question, known_orders, known_policies, slo_of
+from dynamollm.simulator.experiment import ALL, Question, known_orders, known_policies, slo_of
 from dynamollm.simulator.report import report_html
 from dynamollm.simulator.table import table_of
 
@@ -186,7 +186,9 @@ def _policies(text: str) -> list[str]:
 
 
 def _orders(text: str) -> list[str]:
-    return known_orders(",".join(known_name(name, ORDERS, field="--order") for name in text.split(",")))
+    long = {order.casefold(): short for short, order in ORDERS.items()}
+    names = (long.get(name.strip().casefold(), name) for name in text.split(","))
+    return known_orders(",".join(known_name(name, ORDERS, field="--order") for name in names))
 
 
 def _servers(text: str) -> int | None:

@@ -2,8 +2,14 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
 
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.records import Order, SloRule
+
+ORDERS: Final = {"fcfs": Order.FIRST_COME_FIRST_SERVED, "edf": Order.EARLIEST_DEADLINE_FIRST}
+RULES: Final = {"att": SloRule.PER_REQUEST, "x5": SloRule.FIVE_TIMES_ALONE, "p99": SloRule.PER_CLASS_PERCENTILE}
+"""Short names of the simulator, and what the API calls them."""
 
 
 def known_name(text: str, known: Iterable[str], *, field: str) -> str:

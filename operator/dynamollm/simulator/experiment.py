@@ -9,12 +9,12 @@ from typing import Final
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.core.decide import POLICIES, decide
 from dynamollm.core.errors import InvalidInputError
+from dynamollm.core.names import ORDERS, RULES
 from dynamollm.core.prices import prices_at
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import (
     NodeGpus,
     Observation,
-    Order,
     Plan,
     PolicyName,
     Service,
@@ -30,10 +30,7 @@ from dynamollm.simulator.shipped import open_profile, sample_service
 from dynamollm.simulator.single_pool_size import single_pool_instances
 from dynamollm.simulator.survey import Survey, constant_history, survey
 from dynamollm.simulator.trace_files import open_trace
-from dynamollm.simulator.verdict import RULES
 from dynamollm.simulator.workload import Workload
-
-ORDERS: Final = {"fcfs": Order.FIRST_COME_FIRST_SERVED, "edf": Order.EARLIEST_DEADLINE_FIRST}
 
 FIXED: Final = frozenset({"SinglePool", "MultiPool", "ScaleShard", "ScaleFreq"})
 """Policies whose instances are fixed at a peak: they are told the trace's, as the paper's are."""

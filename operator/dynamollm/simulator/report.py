@@ -9,10 +9,10 @@ import orjson
 from plotly.offline import get_plotlyjs
 
 from dynamollm.core.classes import RequestClass
+from dynamollm.core.names import RULES
 from dynamollm.core.records import Slo, SloRule
 from dynamollm.simulator.relative import Answer, base_in_words, label, relative
 from dynamollm.simulator.table import judged_by, short
-from dynamollm.simulator.verdict import RULES
 
 _COLOURS: Final = (
     *("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951"),

@@ -13,13 +13,6 @@ from dynamollm.core.records import Slo, SloRule
 from dynamollm.simulator.fleet_state import Fleet
 from dynamollm.simulator.state import gap_quantile_ms
 
-RULES: Final = {
-    "att": SloRule.PER_REQUEST,
-    "x5": SloRule.FIVE_TIMES_ALONE,
-    "p99": SloRule.PER_CLASS_PERCENTILE,
-}
-"""Names of the command line."""
-
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 

@@ -90,6 +90,11 @@ def test_the_table_marks_the_least_energy_per_request(capacity: Command) -> None
     assert f"{best['joulesPerRequest']:.0f} *" in line
 
 
+def test_orders_have_the_simulators_short_names_too(capacity: Command) -> None:
+    asked = ("--tensor-parallel", "8", "--clock", "1980")
+    assert rows(capacity, "--order", "EDF", *asked) == rows(capacity, "--order", EDF, *asked)
+
+
 def test_each_order_of_service_has_its_own_least(capacity: Command) -> None:
     found = capacity.json(*question(capacity))["instances"]
     least = [min(r["joulesPerRequest"] for r in found if r["order"] == order) for order in (FCFS, EDF)]

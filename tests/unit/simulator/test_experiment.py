@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynamollm.core.decide import POLICIES
-from dynamollm.simulator.experiment import ALL, ORDERS, Prepared, Question, answer, prepare
+from dynamollm.core.names import ORDERS
+from dynamollm.simulator.experiment import ALL, Prepared, Question, answer, prepare
 from dynamollm.simulator.result import Result
 
 # The first call after a change compiles the engine model: half a minute, and many on a busy machine.
