@@ -67,5 +67,14 @@ def _number(path: Path, field: str, value: Any) -> float:
     if value is None:
         raise InvalidInputError(f"{path}: {field} is missing: a load is {_SHAPE}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidInputError(f"{path}: {field} is {value!r}: give a number")
+        raise InvalidInputError(f"{path}: {field} is {value!r}: give a number{_as_yaml(value)}")
     return float(value)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return how a number that YAML takes for text is written, in words; empty: it is none."""
+    try:
+        number = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return ""
+    return f" (YAML takes this for text: write {number!r})" if math.isfinite(number) else ""

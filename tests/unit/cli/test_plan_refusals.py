@@ -25,6 +25,10 @@ LOADS = [
     ),
     ("SS: {rate_per_s: 1, input_tokens: 5}", "load.yaml: SS.output_tokens is missing: a load is class → rate_per_s"),
     ("SS: {rate_per_s: fast, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is 'fast': give a number"),
+    (
+        "SS: {rate_per_s: 1e1, input_tokens: 5, output_tokens: 5}",
+        "load.yaml: SS.rate_per_s is '1e1': give a number (YAML takes this for text: write 10.0)",
+    ),
     ("SS: {rate_per_s: .inf, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is inf: give a number"),
     ("SS: {rate_per_s: 1, input_tokens: 0, output_tokens: 5}", "load.yaml: SS.input_tokens is 0: give the mean length"),
     ("SS: {rate: 1}", "load.yaml: SS.rate is no field: use rate_per_s, input_tokens, output_tokens"),
