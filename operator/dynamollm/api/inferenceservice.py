@@ -126,7 +126,7 @@ class BehaviorSpec(Spec):
     tolerance_percent: Annotated[int, Field(ge=0, le=100)] = 10
     """Relative change of load below which a plan is kept, %."""
     min_saving_percent: Annotated[int, Field(ge=0, le=100)] = 2
-    """Relative saving below which instances and pools are kept, %."""
+    """Relative saving below which instances and pools are kept, %; with policies other than Joint the tolerance, if that is more."""
     drain_timeout_seconds: Seconds = 300
     """How long an instance that goes may finish its requests, s."""
     pending_timeout_seconds: Seconds = 300

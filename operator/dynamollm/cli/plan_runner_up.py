@@ -1,5 +1,6 @@
 """The runner-up of a plan in words: what it would be, what more it would use, and why it was not taken."""
 
+from dynamollm.core.decide import least_saving
 from dynamollm.core.objective import ENERGY, weights
 from dynamollm.core.policies.base import describe_mix
 from dynamollm.core.policies.filled import mix_of
@@ -41,7 +42,7 @@ def _why(other: RunnerUp, service: Service, plan: Plan) -> str:
         Lost.MORE_POOLS: f"it would save {_amount(other, service)}, and a pool more has to save {100 * POOL_WORTH:g} %",
         Lost.IN_FORCE: (
             f"it would save {_amount(other, service)}; what is in force stays unless a change saves more than "
-            f"{100 * behavior.min_saving:g} % (behavior.minSavingPercent) at every load within {100 * behavior.tolerance:g} % of "
+            f"{100 * least_saving(service):g} % (behavior.minSavingPercent) at every load within {100 * behavior.tolerance:g} % of "
             "this one (behavior.tolerancePercent), and carries the load with an instance fewer"
         ),
         Lost.EQUAL: f"it would use as much, to within {100 * SAME:g} %",

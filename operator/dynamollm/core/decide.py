@@ -160,7 +160,11 @@ def decide_with(
     if service.pins.tensor_parallel is not None:
         service = replace(service, tensor_parallel=(service.pins.tensor_parallel,))
     intervals = service.intervals
-    service = replace(service, intervals=epochs(service, startup_s=sizing.startup_s))
+    service = replace(
+        service,
+        intervals=epochs(service, startup_s=sizing.startup_s),
+        behavior=replace(service.behavior, min_saving=least_saving(service)),
+    )
     cap, cap_until_s = _cap(service, observation, now_s=now_s, believed_s=intervals.shard_s)
     places = bins(observation.nodes, observation.instances)
     # The first of equals is what a user would change first.
@@ -283,6 +287,16 @@ def epochs(service: Service, *, startup_s: float) -> Intervals:
         return intervals
     pace_s = min(intervals.scale_s, intervals.shard_s, max(_LEAST_PACE_S, startup_s))
     return replace(intervals, scale_s=pace_s, shard_s=pace_s)
+
+
+def least_saving(service: Service) -> float:
+    """Return the relative saving below which instances and pools are kept.
+
+    A policy that decides all at once looks at its plan again within minutes. One with the paper's intervals does not for half an hour: there
+    a change has to be worth it at other loads too, and so saves no less than the tolerance.
+    """
+    behavior = service.behavior
+    return behavior.min_saving if POLICIES[service.policy].at_once else max(behavior.min_saving, behavior.tolerance)
 
 
 def levels_due(current: Plan | None, service: Service, *, startup_s: float, now_s: float) -> Due:

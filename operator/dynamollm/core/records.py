@@ -109,7 +109,7 @@ class Behavior:
     tolerance: float = 0.1
     """Relative change of load below which a plan is kept."""
     min_saving: float = 0.02
-    """Relative saving below which instances and pools are kept."""
+    """Relative saving below which instances and pools are kept; see ``decide.least_saving``."""
     drain_timeout_s: float = 300.0
     pending_timeout_s: float = 300.0
     max_correction: float = 0.5
