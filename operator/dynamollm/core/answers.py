@@ -14,32 +14,33 @@ points of a normal variable would be, since it is the short ones that miss."""
 _SOME: Final = 0.01
 """Of the answers are not brief, at least: a mean needs some."""
 
-BRIEF_GAPS: Final = 2.0
-"""Between the tokens of a brief answer, on average: half of those of the conversations of 2024 have two tokens. Where they have more,
-more is planned for than comes."""
+BRIEF_GAPS: Final = (1.0, 3.0)
+"""Between the tokens of a brief answer, half of them each: half of those of the conversations of 2024 have two tokens. Where they have
+more, more is planned for than comes."""
 
 
 def usual_output_tokens(grid: Grid) -> Floats:
     """Return the mean of the answers that are not brief, [class]."""
     brief = np.minimum(grid.mixes.brief_share, 1 - _SOME)
-    others = (grid.mixes.output_tokens - brief * (1 + BRIEF_GAPS)) / (1 - brief)
+    others = (grid.mixes.output_tokens - brief * (1 + sum(BRIEF_GAPS) / len(BRIEF_GAPS))) / (1 - brief)
     usual: Floats = np.maximum(others, grid.mixes.output_tokens)
     return usual
 
 
 def answer_gaps(grid: Grid) -> Floats:
-    """Return the gaps between the tokens of answers that stand for a class's, [output, class]; the last is the brief one, if any."""
+    """Return the gaps between the tokens of answers that stand for a class's, [output, class]; the last are the brief ones, if any."""
     sigma = np.sqrt(np.log(1 + grid.output_cv**2))
     outputs = usual_output_tokens(grid) * np.exp(sigma * np.array(_OUTPUT_POINTS)[:, None] - sigma**2 / 2)
     gaps: Floats = np.maximum(outputs - 1, 0.0)
-    return np.vstack([gaps, np.full(gaps.shape[1], BRIEF_GAPS)]) if grid.mixes.brief_share.any() else gaps
+    brief = np.tile(np.array(BRIEF_GAPS)[:, None], gaps.shape[1])
+    return np.vstack([gaps, brief]) if grid.mixes.brief_share.any() else gaps
 
 
 def answer_weights(grid: Grid) -> Floats:
     """Return which share of a class's answers each of those stands for, [output, class]."""
     brief = grid.mixes.brief_share
     usual = np.tile((1 - brief) / len(_OUTPUT_POINTS), (len(_OUTPUT_POINTS), 1))
-    return np.vstack([usual, brief]) if brief.any() else usual
+    return np.vstack([usual, np.tile(brief / len(BRIEF_GAPS), (len(BRIEF_GAPS), 1))]) if brief.any() else usual
 
 
 def alone_ms(grid: Grid) -> Floats:

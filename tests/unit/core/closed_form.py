@@ -303,7 +303,7 @@ class Cell:
         sigma = math.sqrt(math.log(1 + variation(mean, BOUNDS[request_class.value[1]][1]) ** 2))
         usual = self.usual_outputs(request_class)
         gaps = [max(usual * math.exp(sigma * z - sigma**2 / 2) - 1, 0.0) for z in (-1.4, 0.0, 1.4)]
-        return [*((gap, (1 - brief) / 3) for gap in gaps), (2.0, brief)]
+        return [*((gap, (1 - brief) / 3) for gap in gaps), (1.0, brief / 2), (3.0, brief / 2)]
 
     def long_gaps(self, request_class: RequestClass, limit_ms: float) -> float:
         slack, spread = limit_ms - self.step_ms, self.more_ms * math.sqrt(self.batch_variance)
