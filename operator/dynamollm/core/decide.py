@@ -80,7 +80,7 @@ def decide(
     """
     service = measured(service, profile)
     bursts = kept_for_bursts(observation.load)
-    kept = reserve(chunked=profile.interleaves_prefill, order=service.order).times(bursts)
+    kept = reserve(chunked=profile.interleaves_prefill, order=service.order, rule=service.slo.rule).times(bursts)
     learned = feedback(service, observation, startup_s=profile.startup_s, now_s=now_s)
     sizing = sizing_of(service, profile, reserve=kept, correction=learned.factor)
     # Prices follow a schedule: they count from the next decision on, and make no settings new.

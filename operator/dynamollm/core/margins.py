@@ -57,11 +57,12 @@ _INSTANCES_WHOLE: Final = 1.1
 at higher clocks; with less, a load that grows by half within minutes overruns them, by deadline at once: steps that are full of prompts
 make all requests late."""
 _POOLED_CHUNKED: Final[Mapping[Order, float]] = {_FCFS: 0.85, _EDF: 0.9}
-_POOLED_WHOLE: Final = 0.9
-"""Capacities of pools are a tenth less than simulated ones first come first served, and on whole prompts."""
+_POOLED_WHOLE: Final[Mapping[SloRule, float]] = {_ATT: 0.9, _X5: 0.9, _P99: 1.0}
+"""Capacities of pools are a tenth less than simulated ones first come first served, and on whole prompts; what those gain by
+PerClassPercentile was not simulated."""
 
 
-def reserve(*, chunked: bool, order: Order) -> Reserve:
+def reserve(*, chunked: bool, order: Order, rule: SloRule) -> Reserve:
     """Return how many times its load a plan's instance carries within the SLO.
 
     Requests come in longer bursts than a Poisson stream's, one output class in five is predicted wrong, and load goes on
@@ -69,7 +70,7 @@ def reserve(*, chunked: bool, order: Order) -> Reserve:
     """
     if chunked:
         return Reserve(instances=_INSTANCES_CHUNKED[order], pooled=_POOLED_CHUNKED[order])
-    return Reserve(instances=_INSTANCES_WHOLE, pooled=_POOLED_WHOLE)
+    return Reserve(instances=_INSTANCES_WHOLE, pooled=_POOLED_WHOLE[rule])
 
 
 def margin(*, chunked: bool, order: Order, rule: SloRule) -> float:

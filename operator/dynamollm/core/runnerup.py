@@ -154,7 +154,7 @@ def _with(pool: PoolPlan, mix: Mix, size: PoolSize) -> PoolPlan:
 
 def _sized(service: Service, profile: Profile, plan: Plan, loads: Sequence[Load]) -> list[PoolSize]:
     """Return what instances carry and draw, as they did when the plan was made."""
-    kept = reserve(chunked=profile.interleaves_prefill, order=service.order).times(plan.bursts)
+    kept = reserve(chunked=profile.interleaves_prefill, order=service.order, rule=service.slo.rule).times(plan.bursts)
     return size_pools(
         sizing_of(service, profile, reserve=kept, correction=correction_at(plan, now_s=plan.shard_decided_s)),
         loads,

@@ -124,7 +124,7 @@ class Clairvoyant(Replay):
         )
         profile = self._setup.profile
         service = measured(self._setup.service, profile)
-        kept = reserve(chunked=profile.interleaves_prefill, order=service.order)
+        kept = reserve(chunked=profile.interleaves_prefill, order=service.order, rule=service.slo.rule)
         return decide_with(
             service,
             sizing_of(service, profile, reserve=kept.times(self._reserve)),
