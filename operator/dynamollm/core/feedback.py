@@ -2,7 +2,8 @@
 
 A profile can promise too much (another model, a slower engine, a busy network), and streams can come in longer bursts than
 those that reserves were measured on. Where requests miss their SLO faster than it allows, capacities count for less from
-then on, at once; what was learned fades over hours, so that a bad hour is not paid for by the week after it.
+then on, at once; what was learned fades over hours, and sooner where hardly any request misses its SLO any more, so that a
+bad hour is not paid for by the week after it.
 """
 
 import math
@@ -28,7 +29,7 @@ CALM: Final = 0.3
 """Where at most this share of the misses that the SLO allows came within a scale interval, chance counted in, less would do."""
 CALM_STEP: Final = 1.02
 CALM_PACE_S: Final = 600.0
-"""Then so much less every ten minutes, the fading beside: a third of an hour's misses is known before an hour's correction is gone."""
+"""Then so much less every ten minutes, besides the fading: slowly, as the scale interval still holds requests of before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.feedback import STEP
+from dynamollm.core.feedback import CALM_PACE_S, CALM_STEP, STEP, correction_at
 from dynamollm.core.plan_codec import decode
 from dynamollm.core.records import Attainment
 from unit.controller.world import World
@@ -55,3 +55,18 @@ async def test_requests_that_missed_their_slo_lately_change_the_plan_and_are_tol
     labels = {"namespace": "llm", "service": "chat"}
     metrics = world.shared.metrics.registry
     assert metrics.get_sample_value("dynamollm_operator_plan_correction_ratio", labels) == pytest.approx(STEP, rel=1e-3)
+
+
+async def test_a_scale_interval_with_hardly_a_miss_is_what_corrections_are_forgotten_by() -> None:
+    world = World()
+    world.put_service()
+    await world.settle()
+    world.load(3.0)
+    world.status["plan"] |= {"correction": 1.3, "correctedS": world.clock.now_s() - 2 * CALM_PACE_S}
+    faded = correction_at(decode(world.status["plan"]), now_s=world.clock.now_s())
+    await world.cycle()
+    assert decode(world.status["plan"]).correction == 1.3
+    calm = {RequestClass.MM: Attainment(requests=9_900, met=9_899)}
+    world.source.reading = replace(world.source.reading, attainment=calm)
+    await world.cycle()
+    assert decode(world.status["plan"]).correction == pytest.approx(faded / CALM_STEP, rel=1e-3)
