@@ -12,6 +12,10 @@ INPUT_BOUNDS: Final = {Length.SHORT: (1.0, 256.0), Length.MEDIUM: (256.0, 1024.0
 OUTPUT_BOUNDS: Final = {Length.SHORT: (1.0, 100.0), Length.MEDIUM: (100.0, 350.0), Length.LONG: (350.0, 2048.0)}
 LENGTH_CV: Final = 0.5
 _LEAST_CV: Final = 0.05
+_LENGTHS, _FARTHEST = 24, 4.0
+"""Lengths that stand for a class's rare ones too, and how many deviations from the middle they go."""
+_CUT: Final = 1.3
+"""What lengths vary by more where the bounds cut off what is beyond them: then they vary as much as was counted."""
 _BELOW, _ABOVE = 0.9, 0.75
 """Lengths within a class vary less the nearer their mean is to the class's bounds: their coefficient of variation is
 about the least of 0.5 and these shares of the distance to the bounds over the mean. Over the classes of the Azure
@@ -38,3 +42,27 @@ def variation(means: Floats, of_class: Floats) -> Floats:
     near = np.minimum(_BELOW * (means - least), _ABOVE * (most - means)) / means
     inside = (means >= least) & (means <= most)
     return np.where(inside, np.clip(near, _LEAST_CV, LENGTH_CV), LENGTH_CV)
+
+
+def within(means: Floats, of_class: Floats, *, most: float) -> tuple[Floats, Floats]:
+    """Return lengths that stand for a class's, as many as its rare long ones take, and their weights, [length, class].
+
+    Log-normal and between the class's bounds, with the mean as it is.
+
+    Args:
+        means: [class] tokens.
+        of_class: [end, class] least and most tokens.
+        most: of any class.
+    """
+    least, last = bounds(means, of_class)
+    last = np.minimum(last, most)
+    sigma = _CUT * np.sqrt(np.log(1 + variation(means, of_class) ** 2))
+    middle = np.log(np.maximum(means, 1.0)) - sigma**2 / 2
+    low, high = (np.clip((np.log(end) - middle) / sigma, -_FARTHEST, _FARTHEST) for end in (least, last))
+    places, weights = np.polynomial.legendre.leggauss(_LENGTHS)
+    z = (low + high) / 2 + np.outer(places, (high - low) / 2)
+    weights = weights[:, None] * np.exp(-(z**2) / 2)
+    weights /= weights.sum(axis=0)
+    tokens = np.exp(middle + sigma * z)
+    tokens *= means / (weights * tokens).sum(axis=0)
+    return np.clip(tokens, least, last), weights

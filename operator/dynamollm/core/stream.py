@@ -20,10 +20,11 @@ import numpy as np
 
 from dynamollm.core.cells import Cells, Indices
 from dynamollm.core.classes import RequestClass
-from dynamollm.core.lengthspread import bounds, bounds_of, variation
+from dynamollm.core.lengthspread import bounds, bounds_of, variation, within
 from dynamollm.core.normal import above_normal
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load
+from dynamollm.core.residual import mean_excess_ms
 from dynamollm.core.state import Fluctuation, State
 from dynamollm.core.steptable import Floats, step_table
 
@@ -158,6 +159,14 @@ class Grid:
         grid = np.log(TAIL_FROM_MS) + np.log(TAIL_RATIO) * np.arange(TAIL_STEPS)[:, None, None]
         tails: Floats = self.shares @ above_normal((grid - np.log(first) + sigma**2 / 2) / sigma)
         return tails
+
+    @cached_property
+    def mean_excess_ms(self) -> Floats:
+        """By how much a prompt exceeds the times of `core.residual`, on average, [k, mix, point]."""
+        limits = bounds_of(self.mixes.classes)[0]
+        tokens, weights = within(self.mixes.input_tokens, limits, most=float(self.profile.max_input_tokens))
+        excess: Floats = self.shares @ mean_excess_ms(self._added_ms(tokens), weights)
+        return excess
 
     def _added_ms(self, tokens: Floats) -> Floats:
         """Return what prompts of these lengths, [quadrature, class], add to the steps that they ride in."""
@@ -333,6 +342,20 @@ class Stream(Cells):
         """Return what so many tokens of prompts add to a step, without what they look back at, [cell]."""
         part: Floats = self._steps.prefill_ms(tokens, 0.0 * tokens) - self._steps.one_token_ms
         return part
+
+    @cached_property
+    def beside(self) -> Floats:
+        """How many times as much a whole prompt adds to a step beside another one as alone, [cell].
+
+        What a step takes besides prompts hides what their first tokens add to it.
+        """
+        other = np.maximum(self.inputs, 1.0)
+        tokens = np.maximum(self.grid.token_inputs.astype(self.dtype).take(self.mix_of), 1.0)
+        squares = tokens * tokens, other * other
+        both = self._steps.prefill_ms(tokens + other, squares[0] + squares[1])
+        alone, without = self._steps.prefill_ms(tokens, squares[0]), self._steps.prefill_ms(other, squares[1])
+        beside: Floats = np.maximum((both - without) / np.maximum(alone - self.base_ms, _TINY), 1.0)
+        return beside
 
     def step_base_ms(self, s: State) -> Floats:
         """Return what a step with prompts takes beside them, [..., cell]."""

@@ -102,7 +102,7 @@ class Misses:
 
     def late(self, s: State, after: Waits, limits_ms: Singles) -> Singles:
         """Return the probability that a first token comes after a limit, [member]."""
-        late = self._over(s, Cases(after, self._rows, self.stream.cell_of), limits_ms)
+        late = self._over(s, Cases(self.stream, after, self._rows), limits_ms)
         full = self._full(s)
         if full is not None:
             late += self._without_place(s, full, limits_ms - self._own_ms(s))
@@ -230,22 +230,34 @@ class Misses:
             s.per_ms * self._stall / (left if chunked else left * left * left), self._steady(s),
         )  # fmt: skip
         beyond, window, held_up, prompts, steady = (moment.astype(np.float32) for moment in moments)
-        if chunked:
-            # Of cells, as far as it goes: members are several times as many.
-            mean, lasting = stream.each(beyond + held_up * window), stream.each(prompts * window)
-        else:
-            window = stream.each(window) + self._own_ms(s) * self._per_gap
-            mean, lasting = stream.each(beyond) + stream.each(held_up) * window, stream.each(prompts) * window
-        variance = lasting * self._per_gap + stream.each(steady)
         above, room = np.empty_like(root), np.empty_like(root)
-        usual = tail(root, *normal_of(mean, variance), out=above, room=room)
         if not chunked:
-            return np.maximum(usual, self._stalled(s, root))
+            own, found = self._own_ms(s), np.zeros_like(root)
+            decode, beyond, held_up, prompts, steady = (
+                stream.each(one) for one in (window, beyond, held_up, prompts, steady)
+            )
+            # Answer by answer: one of few tokens has little to make up a stall with.
+            for gaps, share in self._some_gaps:
+                window = decode + own / gaps
+                mean, variance = beyond + held_up * window, prompts * window / gaps + steady
+                found += share * tail(root, *normal_of(mean, variance), out=above, room=room)
+            return np.maximum(found, self._stalled(s, root))
+        # Of cells, as far as it goes: members are several times as many.
+        mean, lasting = stream.each(beyond + held_up * window), stream.each(prompts * window)
+        variance = lasting * self._per_gap + stream.each(steady)
+        usual = tail(root, *normal_of(mean, variance), out=above, room=room)
         if self._brief is None:
             return usual
         slack = root * root * root - stream.each((s.decode_ms - stream.alone_ms).astype(np.float32))
         usual += self._brief * np.maximum(held_up_throughout(stream, s, slack) - usual, _NOTHING)
         return usual
+
+    @cached_property
+    def _some_gaps(self) -> list[tuple[Singles, Singles]]:
+        """Gaps between the tokens of answers that stand for a class's, one at least, and their shares, [member]."""
+        grid, of = self.stream.grid, self.stream.class_of
+        gaps, weights = np.maximum(answer_gaps(grid), 1.0).astype(np.float32), answer_weights(grid).astype(np.float32)
+        return [(some[of], share[of]) for some, share in zip(gaps, weights, strict=True)]
 
     @cached_property
     def _brief(self) -> Singles | None:
@@ -300,7 +312,7 @@ class Misses:
             mean = np.minimum(held_up * window, np.maximum(some, 1) * full)
             variance = prompts * window * (mean / np.maximum(held_up * window, _TINY)) ** 2
             lumps = mean, variance + some * some * steady
-            over = self._over(s, Cases(found, self._rows, stream.cell_of, lumps), -some * decode, limits)
+            over = self._over(s, Cases(stream, found, self._rows, lumps), -some * decode, limits)
             if places is not None:
                 over += self._without_place(s, places, usual - own - some * decode - mean)
             total += share_of * over

@@ -6,6 +6,8 @@ import numpy as np
 
 from dynamollm.core.cells import Indices, Singles
 from dynamollm.core.gamma import cube_root, normal_of, tail
+from dynamollm.core.residual import Leftover
+from dynamollm.core.stream import Stream
 from dynamollm.core.waiting import Waits
 
 _TINY = np.float32(1e-9)
@@ -17,21 +19,24 @@ class Cases:
     """The cases of a wait, as members meet them: [member]."""
 
     def __init__(
-        self, found: Waits, rows: Indices, cells: Indices, more: tuple[Singles, Singles] | None = None
+        self, stream: Stream, found: Waits, rows: Indices, more: tuple[Singles, Singles] | None = None
     ) -> None:
         """Take ``more`` (mean and variance) on top of each wait; None: nothing, for sure.
 
         Args:
+            stream: cells.
             found: waits by group and cell.
             rows: of each member, its group and cell as one.
-            cells: of each member.
             more: [member]
         """
-        waits = [(found.queued, found.queued_mean, found.queued_variance)]
-        quiet = 1 - found.queued
+        waits, cells = [found.queued], stream.cell_of
+        quiet = 1 - found.queued.probability
         if found.later is not None:
-            waits.append((found.later, found.later_mean, found.later_variance))
-            quiet = quiet - found.later
+            waits.append(found.later)
+            quiet = quiet - found.later.probability
+        self._leftover: Leftover | None = None
+        if found.whole is not None and more is None:
+            waits, self._leftover = [found.whole.more], Leftover(stream, found.whole.one)
 
         def each(x: Singles) -> Singles:
             picked: Singles = x.ravel().take(rows if x.ndim > 1 else cells)
@@ -40,7 +45,9 @@ class Cases:
         self._queued: list[tuple[Singles, Singles, Singles]] = []
         """Probability, and what makes a normal deviation."""
         for case in waits:
-            probability, mean, variance = (one.astype(np.float32) for one in case)
+            probability, mean, variance = (
+                one.astype(np.float32) for one in (case.probability, case.mean, case.variance)
+            )
             if more is None:
                 factor, offset = (each(one) for one in normal_of(mean, variance))
             else:
@@ -66,4 +73,6 @@ class Cases:
             tail(root, *self._normal, probability=self._quiet, out=total, room=room)
         for probability, factor, offset in self._queued:
             total += tail(root, factor, offset, probability=probability, out=above, room=room)
+        if self._leftover is not None:
+            total += self._leftover.over(slack)
         return total

@@ -141,22 +141,13 @@ class Cell:
 
     # ------------------------------------------------------------------ waits
     def queue(self, ahead: set[RequestClass]) -> tuple[float, float, float]:
-        """Load, mean and square of the wait where there is one, of the M/G/1 queue of these classes' prompts."""
+        """Load, mean and square of the wait where there is one, of the M/G/1 queue of these classes' prompts in chunks."""
         chunk = max(self.budget - self.batch, 64.0)
-        scale, own, seen, together = 1.0, self.base_ms, self.base_ms + self.quiet_ms / 2, 1.0
-        if self.chunked:
-            scale, own, seen = (self.busy_ms() + self.prompt_base_ms * self.inputs / chunk) / self.added[0], 0.0, 0.0
-        else:
-            together = max(1.0, self.per_ms * (self.prompt_base_ms + self.added[0]))
-        share = sum(self.share[c] for c in ahead) / together
-        e1, e2, e3 = (scale**k * self.moment(ahead, k) for k in (1, 2, 3))
-        w1 = e1 + seen * share
-        w2 = e2 + 2 * e1 * seen + seen**2 * share
-        w3 = e3 + 3 * e2 * seen + 3 * e1 * seen**2 + seen**3 * share
+        scale = (self.busy_ms() + self.prompt_base_ms * self.inputs / chunk) / self.added[0]
+        w1, w2, w3 = (scale**k * self.moment(ahead, k) for k in (1, 2, 3))
         load = min(max(self.per_ms * w1, 1e-12), 0.999)
-        free = 1 - min(max(self.per_ms * (e1 + own * share), 1e-12), 0.999)
-        first = self.per_ms * w2 / (2 * free)
-        second = 2 * first**2 + self.per_ms * w3 / (3 * free)
+        first = self.per_ms * w2 / (2 * (1 - load))
+        second = 2 * first**2 + self.per_ms * w3 / (3 * (1 - load))
         return load, first / load, second / load
 
     @property
@@ -165,7 +156,9 @@ class Cell:
 
     def cases(self, request_class: RequestClass, slo: Slo, order: Order) -> list[tuple[float, float, float]]:
         """Probability, mean and variance of the waits of a class for prompts; the rest of the time there are none."""
-        chunk = max(self.budget - (self.batch if self.chunked else 0.0), 64.0)
+        if not self.chunked:
+            return [plain(WholeQueue(self).queued)]
+        chunk = max(self.budget - self.batch, 64.0)
         behind = 1 + min(self.per_ms * self.added[0], 1.0) * chunk / (chunk + self.inputs)
         everyone = set(self.load)
         limits = sorted({slo.ttft_ms[c] for c in everyone})
@@ -179,11 +172,9 @@ class Cell:
         stretch = behind / (1 - (self.queue(earlier)[0] if earlier else 0.0))
         later = max(all_load - load, 0.0)
         first = max(all_load * all_mean - load * mean, 1e-12) / max(later, 1e-12) * behind
-        second = max(all_load * all_square - load * square, 1e-12) / max(later, 1e-12) * behind**2
-        if self.chunked:
-            most = 1.5 * (self.step_ms + self.full_ms) / first
-            second = 2 * first**2 * (1 - math.exp(-most) * (1 + most))
-            first = first * (1 - math.exp(-most))
+        most = 1.5 * (self.step_ms + self.full_ms) / first
+        second = 2 * first**2 * (1 - math.exp(-most) * (1 + most))
+        first = first * (1 - math.exp(-most))
         return [
             (load, mean * stretch, (square - mean**2) * stretch**2),
             (later, first, second - first**2),
@@ -212,11 +203,17 @@ class Cell:
 
     def late(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
         cases = self.cases(request_class, slo, order)
+        whole = None if self.chunked else WholeQueue(self)
         total = 0.0
         for tokens, weight in self.lengths(request_class):
             steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
             slack = slo.ttft_ms[request_class] - self.prompt_ms(tokens) - steps * self.prompt_base_ms
-            total += weight * self.over(slack, cases, None)
+            if whole is None:
+                total += weight * self.over(slack, cases, None)
+                continue
+            quiet = (1 - whole.queued[0]) * min(max(1 - max(slack, 0.0) / (self.quiet_ms + 1e-9), 0.0), 1.0)
+            more, mean, variance = plain(whole.more)
+            total += weight * (quiet + more * gamma_tail(slack, mean, variance) + whole.one_above(max(slack, 1e-9)))
         return min(total + self.without_place(slo.ttft_ms[request_class] - self.own_ms(request_class)), 1.0)
 
     def own_ms(self, request_class: RequestClass) -> float:
@@ -242,17 +239,23 @@ class Cell:
         return window_ms * self.prompt_share / left, self.per_ms * self.stall * window_ms / left**3
 
     def slow(self, request_class: RequestClass, limit_ms: float) -> float:
-        least = self.decode_ms(1)
-        gaps = max(1.0, self.usual_outputs(request_class) - 1)
-        window = gaps * self.step_ms + (0.0 if self.chunked else self.own_ms(request_class))
-        mean, variance = self.held_up(window)
-        if self.chunked:
-            variance *= (1 - self.prompt_share) ** 2
-        usual = gamma_tail(limit_ms - least, self.step_ms - least + mean / gaps, variance / gaps**2 + self.steady)
         if not self.chunked:
-            return max(usual, self.stalled(request_class, limit_ms))
+            by_answer = (
+                share * self.slow_answer(gaps, request_class, limit_ms) for gaps, share in self.answers(request_class)
+            )
+            return max(sum(by_answer), self.stalled(request_class, limit_ms))
+        gaps = max(1.0, self.usual_outputs(request_class) - 1)
+        usual = self.slow_answer(gaps, request_class, limit_ms)
         brief = self.brief_share(request_class)
         return (1 - brief) * usual + brief * max(usual, self.held_up_throughout(limit_ms))
+
+    def slow_answer(self, gaps: float, request_class: RequestClass, limit_ms: float) -> float:
+        """P(the mean TBT of an answer of so many gaps is above a limit)."""
+        gaps, least = max(gaps, 1.0), self.decode_ms(1)
+        mean, variance = self.held_up(gaps * self.step_ms + (0.0 if self.chunked else self.own_ms(request_class)))
+        if self.chunked:
+            variance *= (1 - self.prompt_share) ** 2
+        return gamma_tail(limit_ms - least, self.step_ms - least + mean / gaps, variance / gaps**2 + self.steady)
 
     def brief_share(self, request_class: RequestClass) -> float:
         return self.load[request_class].brief_share
@@ -390,6 +393,121 @@ class Cell:
             self.prefill_ms(max(rest, 1.0), 0.0) if rest > 0 else 0.0
         )
         return prompt + tokens**2 * square_ms + gaps * decode
+
+
+Moments = tuple[float, float, float]
+
+
+def plain(case: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Probability, mean and variance, of probability, mean and mean square."""
+    probability, mean, square = case
+    return probability, mean, max(square - mean**2, 1e-12)
+
+
+class WholeQueue:
+    """Waits for whole prompts: what is left of the step under way, and those who share one's own."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        base, rate, step = cell.base_ms, cell.per_ms, cell.step_ms
+        a1, a2, a3 = cell.added
+        self.beside = beside = self._beside()
+        b1, b2, b3 = beside * a1, beside**2 * a2, beside**3 * a3
+        one = self._sum((base, base**2, base**3), (a1, a2, a3))
+        two = self._sum(one, (b1, b2, b3))
+        share = cell.prompt_share
+        decoding = (1 - math.exp(-cell.batch)) * (1 - share)
+        in_decode, in_one, in_two = rate * step, rate * one[1] / one[0], rate * two[1] / two[0]
+        single = math.exp(-(decoding * in_decode + share * in_one))
+        self.of_one = min(rate * single * one[0], share)
+        self.rate, self.decoding = rate * single * math.exp(-in_one), decoding * rate * math.exp(-in_decode)
+
+        def with_others(left: tuple[float, float], mean: float, pairs: float) -> tuple[float, float]:
+            first, second = left
+            added, added_square = mean * b1, mean * b2 + pairs * b1**2
+            return first + added, second + 2 * first * added + added_square
+
+        def left(of: Moments) -> tuple[float, float]:
+            return of[1] / (2 * of[0]), of[2] / (3 * of[0])
+
+        some, several = 1 - math.exp(-in_one), 1 - math.exp(-in_decode) * (1 + in_decode)
+        several = max(several, 1e-12)
+        of_decode = step / 2, step**2 / 3
+        more = [
+            (self.of_one * some, *with_others(left(one), in_one / max(some, 1e-12), in_one**2 / max(some, 1e-12))),
+            (share - self.of_one, *with_others(left(two), in_two, in_two**2)),
+            (
+                decoding * several,
+                *with_others(of_decode, in_decode * (1 - math.exp(-in_decode)) / several, in_decode**2 / several),
+            ),
+        ]
+        self.more = self._any_of(more)
+        self.queued = self._any_of(
+            [
+                self.more,
+                (self.of_one * (1 - some), *left(one)),
+                (decoding * in_decode * math.exp(-in_decode), *with_others(of_decode, 1.0, 0.0)),
+            ]
+        )
+
+    def _beside(self) -> float:
+        cell, other = self.cell, max(self.cell.inputs, 1.0)
+        squares = sum(
+            cell.share[c] * part.input_tokens**2 * (1 + variation(part.input_tokens, BOUNDS[c.value[0]][0]) ** 2)
+            for c, part in cell.load.items()
+        )
+        tokens = max(squares / cell.inputs, 1.0)
+        both = cell.prefill_ms(tokens + other, tokens**2 + other**2) - cell.prefill_ms(other, other**2)
+        return max(both / max(cell.prefill_ms(tokens, tokens**2) - cell.base_ms, 1e-12), 1.0)
+
+    @staticmethod
+    def _sum(one: Moments, other: Moments) -> Moments:
+        (a1, a2, a3), (b1, b2, b3) = one, other
+        return a1 + b1, a2 + 2 * a1 * b1 + b2, a3 + 3 * a2 * b1 + 3 * a1 * b2 + b3
+
+    @staticmethod
+    def _any_of(cases: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+        probability = max(sum(p for p, _, _ in cases), 1e-12)
+        mean, square = (sum(case[0] * case[k] for case in cases) / probability for k in (1, 2))
+        return probability, mean, square
+
+    def one_above(self, slack: float) -> float:
+        """P(the wait for one prompt alone is above the slack)."""
+        step, beside = self.cell.step_ms, self.beside
+        shared = self.excess((slack - step) / beside) - self.excess(slack / beside)
+        return self.rate * self.excess(slack - self.cell.base_ms) + self.decoding * beside * shared
+
+    def excess(self, room: float) -> float:
+        """By how much prompts exceed the room, a straight line over the logarithm between the points of a grid."""
+        place = min(math.log(max(room, 5.0) / 5.0) / math.log(1.15), 51 - 1e-4)
+        low = math.floor(place)
+        here, there = (self._excess_of(5.0 * 1.15**k) for k in (low, low + 1))
+        return max(here + (there - here) * (place - low), self.cell.added[0] - room)
+
+    def _excess_of(self, known: float) -> float:
+        return sum(
+            self.cell.share[c] * weight * max(self.cell.prompt_ms(tokens) - known, 0.0)
+            for c in self.cell.load
+            for tokens, weight in self.lengths(c)
+        )
+
+    def lengths(self, request_class: RequestClass) -> list[tuple[float, float]]:
+        """Lengths between the class's bounds, with their weights: log-normal, with the mean as it is."""
+        mean = self.cell.load[request_class].input_tokens
+        least, most = BOUNDS[request_class.value[0]][0]
+        longest = float(self.cell.profile.max_input_tokens)
+        least, most = (least, min(most, longest)) if least <= mean <= most else (1.0, longest)
+        cv = variation(mean, BOUNDS[request_class.value[0]][0])
+        sigma = 1.3 * math.sqrt(math.log(1 + cv**2))
+        middle = math.log(mean) - sigma**2 / 2
+        low, high = (min(max((math.log(end) - middle) / sigma, -4.0), 4.0) for end in (least, most))
+        places, weights = np.polynomial.legendre.leggauss(24)
+        deviations = [(low + high) / 2 + place * (high - low) / 2 for place in places]
+        densities = [weight * math.exp(-(z**2) / 2) for z, weight in zip(deviations, weights, strict=True)]
+        total = sum(densities)
+        tokens = [math.exp(middle + sigma * z) for z in deviations]
+        scale = mean / sum(t * d / total for t, d in zip(tokens, densities, strict=True))
+        return [(min(max(t * scale, least), most), d / total) for t, d in zip(tokens, densities, strict=True)]
 
 
 def random_load(rng: np.random.Generator) -> Load:
