@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dynamollm.core.stream import Stream
 
 _FROM_MS, _RATIO, _STEPS = 5.0, 1.15, 52
-"""Where excesses are known: from 5 ms to 6 s. In between they are straight lines over the logarithm."""
-_KNOWN_MS: Final = _FROM_MS * _RATIO ** np.arange(_STEPS)
+"""Where excesses are known: of nothing, and from 5 ms to 6 s. In between they are straight lines over the logarithm."""
+_KNOWN_MS: Final = (0.0, *(_FROM_MS * _RATIO ** np.arange(_STEPS)))
 _FROM: Final = np.float32(_FROM_MS)
 _PER_STEP: Final = np.float32(1 / math.log(_RATIO))
 _LAST: Final = np.float32(_STEPS - 1 - 1e-4)
@@ -64,10 +64,10 @@ class Leftover:
         grid = stream.grid
         self._per_ms, self._step_ms, self._decode_ms = each(one.per_ms), each(one.step_ms), each(one.decode_ms)
         self._decoding, self._per_beside = each(one.decoding * one.beside), each(1 / one.beside)
-        self._mean_ms = each(stream.added[0])
-        self._excess_ms = grid.mean_excess_ms.astype(np.float32).ravel()
-        self._cells = stream.each(stream.mix_of * grid.full_ms.size + stream.point_of)
-        self._stride = grid.mean_excess_ms[0].size
+        cells = stream.each(stream.mix_of * grid.full_ms.size + stream.point_of)
+        mean_ms, *excess_ms = grid.mean_excess_ms.astype(np.float32)
+        self._mean_ms = mean_ms.take(cells)
+        self._excess_ms, self._stride, self._cells = np.ravel(excess_ms), mean_ms.size, cells
 
     def over(self, slack_ms: Singles) -> Singles:
         """Return the probability, [length, member]; the slack is above 0."""

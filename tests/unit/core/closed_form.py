@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -154,10 +155,14 @@ class Cell:
     def quiet_ms(self) -> float:
         return (1 - math.exp(-self.batch)) * self.step_ms
 
+    @cached_property
+    def whole(self) -> "WholeQueue":
+        return WholeQueue(self)
+
     def cases(self, request_class: RequestClass, slo: Slo, order: Order) -> list[tuple[float, float, float]]:
         """Probability, mean and variance of the waits of a class for prompts; the rest of the time there are none."""
         if not self.chunked:
-            return [plain(WholeQueue(self).queued)]
+            return [plain(self.whole.queued)]
         chunk = max(self.budget - self.batch, 64.0)
         behind = 1 + min(self.per_ms * self.added[0], 1.0) * chunk / (chunk + self.inputs)
         everyone = set(self.load)
@@ -203,7 +208,7 @@ class Cell:
 
     def late(self, request_class: RequestClass, slo: Slo, order: Order) -> float:
         cases = self.cases(request_class, slo, order)
-        whole = None if self.chunked else WholeQueue(self)
+        whole = None if self.chunked else self.whole
         total = 0.0
         for tokens, weight in self.lengths(request_class):
             steps = 1 + math.floor(tokens / self.budget) if self.chunked else 1
@@ -482,14 +487,16 @@ class WholeQueue:
         place = min(math.log(max(room, 5.0) / 5.0) / math.log(1.15), 51 - 1e-4)
         low = math.floor(place)
         here, there = (self._excess_of(5.0 * 1.15**k) for k in (low, low + 1))
-        return max(here + (there - here) * (place - low), self.cell.added[0] - room)
+        return max(here + (there - here) * (place - low), self._excess_of(0.0) - room)
 
     def _excess_of(self, known: float) -> float:
-        return sum(
-            self.cell.share[c] * weight * max(self.cell.prompt_ms(tokens) - known, 0.0)
-            for c in self.cell.load
-            for tokens, weight in self.lengths(c)
-        )
+        return sum(weight * max(added - known, 0.0) for added, weight in self.prompts)
+
+    @cached_property
+    def prompts(self) -> list[tuple[float, float]]:
+        """What prompts add to steps, and their weights."""
+        shares = self.cell.share
+        return [(self.cell.prompt_ms(tokens), shares[c] * weight) for c in shares for tokens, weight in self.lengths(c)]
 
     def lengths(self, request_class: RequestClass) -> list[tuple[float, float]]:
         """Lengths between the class's bounds, with their weights: log-normal, with the mean as it is."""
