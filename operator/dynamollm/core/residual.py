@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dynamollm.core.cells import Singles
+from dynamollm.core.cells import Indices, Singles
 from dynamollm.core.steptable import Floats
 
 if TYPE_CHECKING:
@@ -48,9 +48,34 @@ def mean_excess_ms(added_ms: Floats, weights: Floats) -> Floats:
         added_ms: [length, class, point] what prompts add to steps.
         weights: [length, class]
     """
-    beyond = np.stack([np.maximum(added_ms - known, 0.0) for known in _KNOWN_MS])
-    excess: Floats = (beyond * weights[..., None]).sum(axis=1)
-    return excess
+    excess = [np.einsum("lcp,lc->cp", np.maximum(added_ms - known, 0.0), weights) for known in _KNOWN_MS]
+    return np.stack(excess)
+
+
+class Excess:
+    """By how much the prompts of a member's mix exceed a time, on average."""
+
+    def __init__(self, known_ms: Singles, cells: Indices) -> None:
+        """Take what mixes have at the times that are known, [k, mix, point], and where each member's begin."""
+        self._known_ms, self._stride, self._cells = known_ms.ravel(), known_ms[0].size, cells
+        self._mean_ms = self._known_ms.take(cells)
+
+    def beyond(self, room_ms: Singles) -> Singles:
+        """Return it for such times, ms, [..., member]; for less than nothing it is their mean and that."""
+        place = np.log(np.clip(room_ms, _FROM, _ENDLESS) / _FROM)
+        place *= _PER_STEP
+        np.clip(place, 0, _LAST, out=place)
+        low = place.astype(np.int64)
+        place -= low
+        low += 1  # the first is of nothing
+        low *= self._stride
+        low += self._cells
+        here = self._known_ms.take(low)
+        low += self._stride
+        here += place * (self._known_ms.take(low) - here)
+        # It falls by no more than the room grows.
+        excess: Singles = np.maximum(here, self._mean_ms - room_ms, out=here)
+        return excess
 
 
 class Leftover:
@@ -61,35 +86,15 @@ class Leftover:
             members: Singles = stream.each(of_cells.astype(np.float32))
             return members
 
-        grid = stream.grid
+        self._beyond = stream.excess.beyond
         self._per_ms, self._step_ms, self._decode_ms = each(one.per_ms), each(one.step_ms), each(one.decode_ms)
         self._decoding, self._per_beside = each(one.decoding * one.beside), each(1 / one.beside)
-        cells = stream.each(stream.mix_of * grid.full_ms.size + stream.point_of)
-        mean_ms, *excess_ms = grid.mean_excess_ms.astype(np.float32)
-        self._mean_ms = mean_ms.take(cells)
-        self._excess_ms, self._stride, self._cells = np.ravel(excess_ms), mean_ms.size, cells
 
     def over(self, slack_ms: Singles) -> Singles:
         """Return the probability, [length, member]; the slack is above 0."""
-        found: Singles = self._excess(slack_ms - self._step_ms)
+        found = self._beyond(slack_ms - self._step_ms)
         # What is left of a decode step is uniform: the mean over it of P(the other's prompt > slack - what is left).
         soon, later = (slack_ms - self._decode_ms) * self._per_beside, slack_ms * self._per_beside
-        found += self._decoding * (self._excess(soon) - self._excess(later))
+        found += self._decoding * (self._beyond(soon) - self._beyond(later))
         found *= self._per_ms
         return found
-
-    def _excess(self, room_ms: Singles) -> Singles:
-        """Return by how much prompts exceed this, on average, ms; of less than nothing by their mean and that."""
-        place = np.log(np.clip(room_ms, _FROM, _ENDLESS) / _FROM)
-        place *= _PER_STEP
-        np.clip(place, 0, _LAST, out=place)
-        low = place.astype(np.int64)
-        place -= low
-        low *= self._stride
-        low += self._cells
-        here = self._excess_ms.take(low)
-        low += self._stride
-        here += place * (self._excess_ms.take(low) - here)
-        # It falls by no more than the room grows.
-        excess: Singles = np.maximum(here, self._mean_ms - room_ms, out=here)
-        return excess

@@ -18,13 +18,13 @@ from typing import Final
 
 import numpy as np
 
-from dynamollm.core.cells import Cells, Indices
+from dynamollm.core.cells import Cells, Indices, Singles
 from dynamollm.core.classes import RequestClass
 from dynamollm.core.lengthspread import bounds, bounds_of, variation, within
 from dynamollm.core.normal import above_normal
 from dynamollm.core.profile import Profile
 from dynamollm.core.records import ClassLoad, Load
-from dynamollm.core.residual import mean_excess_ms
+from dynamollm.core.residual import Excess, mean_excess_ms
 from dynamollm.core.state import Fluctuation, State
 from dynamollm.core.steptable import Floats, step_table
 
@@ -161,11 +161,11 @@ class Grid:
         return tails
 
     @cached_property
-    def mean_excess_ms(self) -> Floats:
+    def mean_excess_ms(self) -> Singles:
         """By how much a prompt exceeds the times of `core.residual`, on average, [k, mix, point]."""
         limits = bounds_of(self.mixes.classes)[0]
         tokens, weights = within(self.mixes.input_tokens, limits, most=float(self.profile.max_input_tokens))
-        excess: Floats = self.shares @ mean_excess_ms(self._added_ms(tokens), weights)
+        excess: Singles = (self.shares @ mean_excess_ms(self._added_ms(tokens), weights)).astype(np.float32)
         return excess
 
     def _added_ms(self, tokens: Floats) -> Floats:
@@ -342,6 +342,11 @@ class Stream(Cells):
         """Return what so many tokens of prompts add to a step, without what they look back at, [cell]."""
         part: Floats = self._steps.prefill_ms(tokens, 0.0 * tokens) - self._steps.one_token_ms
         return part
+
+    @cached_property
+    def excess(self) -> Excess:
+        """By how much whole prompts exceed a time, [member]."""
+        return Excess(self.grid.mean_excess_ms, self.each(self.mix_of * self.grid.full_ms.size + self.point_of))
 
     @cached_property
     def beside(self) -> Floats:
