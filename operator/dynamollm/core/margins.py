@@ -24,8 +24,8 @@ _CHUNKED: Final[Mapping[tuple[Order, SloRule], float]] = {
 """1.02 would do for FiveTimesAlone on log-normal lengths. Answers of real classes are of several kinds, and that rule is missed by the
 shortest: a third of the short ones of the conversations of 2023 have a quarter of their mean's tokens, which means do not tell."""
 _WHOLE: Final[Mapping[SloRule, float]] = {_ATT: 1.03, _P99: 1.04, _X5: 1.01}
-"""In either order of service: all who wait share the next step. What conversations' lengths ask for besides random ones, whose medians
-alone would have 1.01 and 1.02."""
+"""In either order of service: all who wait share the next step. Random lengths ask for 0.99 and 1.02, those of the conversations for
+1.03 and 1.09: with these both medians are within 7 %."""
 
 
 @dataclass(frozen=True, slots=True)
