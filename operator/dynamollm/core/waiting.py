@@ -22,7 +22,8 @@ from dynamollm.core.records import Order
 from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
 from dynamollm.core.stream import LEAST_CHUNK, Stream
-from dynamollm.core.wholewaits import Case, WholeWaits, whole_waits
+from dynamollm.core.wait import Wait
+from dynamollm.core.wholewaits import WholeWaits, whole_waits
 
 _STEPS_OF_LATER: Final = 1.5
 """Full steps that prompts of later deadlines hold up a first token for: the one under way, half of it on average, and one's own."""
@@ -44,11 +45,11 @@ class Ahead:
 class Waits:
     """Waits of the groups, [group, cell]."""
 
-    queued: Case
+    queued: Wait
     """Prompts are ahead."""
     quiet_ms: Floats
     """Length of the decode step under way, [cell]."""
-    later: Case | None = None
+    later: Wait | None = None
     """Only prompts of later deadlines are there; None: never."""
     whole: WholeWaits | None = None
     """The first case in two; None: where prompts are made in chunks."""
@@ -80,7 +81,7 @@ def waits(stream: Stream, s: State, ahead: Ahead) -> Waits:
     behind = 1 + np.minimum(s.per_ms * stream.added[0], 1.0) * chunk / (chunk + stream.inputs)
     queued, mean, square = _queue(s, scale, ahead)
     if len(queued) == 1:
-        return Waits(Case(queued, mean * behind, square * (behind * behind)), quiet_ms)
+        return Waits(Wait(queued, mean * behind, square * (behind * behind)), quiet_ms)
     # Those of earlier deadlines overtake.
     stretch = np.concatenate([behind[None], behind / (1 - queued[:-1])])
     later = np.clip(queued[-1] - queued, 0.0, 1.0)
@@ -92,9 +93,9 @@ def waits(stream: Stream, s: State, ahead: Ahead) -> Waits:
     beyond = np.exp(-share)
     second = 2 * first * first * (1 - beyond * (1 + share))
     return Waits(
-        Case(queued, mean * stretch, square * (stretch * stretch)),
+        Wait(queued, mean * stretch, square * (stretch * stretch)),
         quiet_ms,
-        later=Case(later, first * (1 - beyond), second),
+        later=Wait(later, first * (1 - beyond), second),
     )
 
 

@@ -5,7 +5,7 @@ step under way, and for the prompts of those who share one's own step: all that 
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -13,46 +13,21 @@ from dynamollm.core.residual import OneAhead
 from dynamollm.core.state import State
 from dynamollm.core.steptable import Floats
 from dynamollm.core.stream import Stream
+from dynamollm.core.wait import Wait
 
 _TINY: Final = 1e-12
 
-Moments = tuple[Floats, Floats, Floats]
+Moments: TypeAlias = tuple[Floats, Floats, Floats]
 """The first three, [cell]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A wait that comes with some probability, [..., cell]."""
-
-    probability: Floats
-    mean: Floats
-    square: Floats
-    """Its mean square."""
-
-    @property
-    def variance(self) -> Floats:
-        """Of the wait."""
-        variance: Floats = np.maximum(self.square - self.mean * self.mean, _TINY)
-        return variance
-
-    @classmethod
-    def any_of(cls, *cases: "Case") -> "Case":
-        """Return the case that it is one of these, which exclude each other."""
-        probability = np.maximum(sum(case.probability for case in cases), _TINY)
-        mean, square = (
-            sum(case.probability * moment for case, moment in zip(cases, moments, strict=True)) / probability
-            for moments in zip(*((case.mean, case.square) for case in cases), strict=True)
-        )
-        return cls(probability, mean, square)
 
 
 @dataclass(frozen=True, slots=True)
 class WholeWaits:
     """Waits for whole prompts."""
 
-    queued: Case
+    queued: Wait
     """For any."""
-    more: Case
+    more: Wait
     """For more than one."""
     one: OneAhead
     """For one."""
@@ -75,10 +50,10 @@ def whole_waits(stream: Stream, s: State) -> WholeWaits:
     left_of_one, left_of_two = _left(one_step), _left(two_step)
     left_of_decode = s.decode_ms / 2, s.decode_ms * s.decode_ms / 3
     several = np.maximum(1 - nobody_yet * (1 + with_decode), _TINY)
-    more = Case.any_of(
-        Case(of_one * (1 - nobody), *_with(left_of_one, *_at_least_one(with_one, nobody), beside)),
-        Case(in_prompts - of_one, *_with(left_of_two, with_two, with_two * with_two, beside)),
-        Case(
+    more = Wait.any_of(
+        Wait(of_one * (1 - nobody), *_with(left_of_one, *_at_least_one(with_one, nobody), beside)),
+        Wait(in_prompts - of_one, *_with(left_of_two, with_two, with_two * with_two, beside)),
+        Wait(
             decoding * several,
             *_with(
                 left_of_decode,
@@ -95,9 +70,9 @@ def whole_waits(stream: Stream, s: State) -> WholeWaits:
         decode_ms=s.decode_ms,
         beside=stream.beside,
     )
-    soon = Case(of_one * nobody, *left_of_one)
-    shared = Case(decoding * with_decode * nobody_yet, *_with(left_of_decode, np.ones(1), np.zeros(1), beside))
-    return WholeWaits(Case.any_of(more, soon, shared), more, one)
+    soon = Wait(of_one * nobody, *left_of_one)
+    shared = Wait(decoding * with_decode * nobody_yet, *_with(left_of_decode, np.ones(1), np.zeros(1), beside))
+    return WholeWaits(Wait.any_of(more, soon, shared), more, one)
 
 
 def _beside(stream: Stream) -> Moments:

@@ -13,8 +13,8 @@ from dynamollm.core.records import ClassLoad, Load, Order
 from dynamollm.core.residual import Leftover, OneAhead
 from dynamollm.core.stream import Grid
 from dynamollm.core.violation import Misses, limits_of
+from dynamollm.core.wait import Wait
 from dynamollm.core.waiting import ahead, waits
-from dynamollm.core.wholewaits import Case
 
 AT = {"tensor_parallel": 4, "clock_mhz": 1395}
 FEW_LONG: Load = {
@@ -138,9 +138,9 @@ def test_a_mean_outside_its_bounds_has_lengths_that_the_profile_holds() -> None:
     assert (weights * tokens).sum() == pytest.approx(6000.0, rel=0.1)
 
 
-def test_any_of_some_cases_has_their_probability_and_moments() -> None:
-    one, other = (Case(*(np.full(1, x) for x in of)) for of in ((0.1, 100.0, 20_000.0), (0.3, 20.0, 500.0)))
-    both = Case.any_of(one, other)
+def test_any_of_some_waits_has_their_probability_and_moments() -> None:
+    one, other = (Wait(*(np.full(1, x) for x in of)) for of in ((0.1, 100.0, 20_000.0), (0.3, 20.0, 500.0)))
+    both = Wait.any_of(one, other)
     assert float(both.probability[0]) == pytest.approx(0.4)
     assert float(both.mean[0]) == pytest.approx(40.0)
     assert float(both.square[0]) == pytest.approx((0.1 * 20_000 + 0.3 * 500) / 0.4)
