@@ -1,5 +1,6 @@
 """Manifests in files: several documents each, Lists unpacked, errors with file and line; and those of the package itself."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -122,7 +123,8 @@ def spec_of(model: type[AnySpec], document: Document) -> AnySpec:
     try:
         for rule in model.root_rules:
             rule.check(document.name)
-        return model.model_validate(document.body["spec"])
+        # As the API server has it: a number in quotes is text.
+        return model.model_validate_json(json.dumps(document.body["spec"], default=str), strict=True)
     except PydanticCustomError as error:
         raise InvalidInputError(f"{document.where}: {error.message()}") from None
     except ValidationError as error:
@@ -177,6 +179,22 @@ def _documents(path: Path) -> Iterator[Document]:
         raise InvalidInputError(f"{path}: {error.strerror}: give a file that is there") from None
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path} is not text: give a YAML file") from None
+    try:
+        yield from _parsed(path, text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
+        raise InvalidInputError(f"{path}{line}: not YAML, {error.problem}: correct that line") from None
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{path}: not YAML, {' '.join(str(error).split())}: correct it") from None
+    except ValueError as error:
+        # What looks like a date, or as a number of another base, and is none.
+        raise InvalidInputError(f"{path}: a value is none ({error}): correct it, or put it in quotes") from None
+    except RecursionError:
+        raise InvalidInputError(f"{path}: lists or maps are nested too deeply: give a manifest") from None
+
+
+def _parsed(path: Path, text: str) -> Iterator[Document]:
     loader = _Loader(text)
     try:
         while loader.check_node():
@@ -184,12 +202,6 @@ def _documents(path: Path) -> Iterator[Document]:
             body = None if node is None else loader.construct_document(node)
             if node is not None and body is not None:
                 yield Document(f"{path}:{node.start_mark.line + 1}", body)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
-        raise InvalidInputError(f"{path}{line}: not YAML, {error.problem}: correct that line") from None
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{path}: not YAML, {' '.join(str(error).split())}: correct it") from None
     finally:
         loader.dispose()
 

@@ -148,4 +148,15 @@ def list_map(*keys: str) -> dict[str, Any]:
 
 
 LIST_SET: Final[Mapping[str, str]] = {"x-kubernetes-list-type": "set"}
-"""Schema entry of a list of scalars without duplicates."""
+"""Schema entry of a list of scalars without duplicates; goes with ``each_once``."""
+
+
+def each_once(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse what the API server refuses in such a list.
+
+    Raises:
+        PydanticCustomError: a value is there twice.
+    """
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("each_once", "Each value may be there once")
+    return values

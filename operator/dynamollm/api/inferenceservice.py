@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dynamollm.api.common import LIST_SET, NameRef, Rule, Spec
+from dynamollm.api.common import LIST_SET, NameRef, Rule, Spec, each_once
 from dynamollm.api.inferenceservice_engine import Engine
 from dynamollm.api.inferenceservice_slo import ClassesSpec, SloSpec
 
@@ -41,7 +41,9 @@ class Gpu(Spec):
     per_node: Annotated[int, Field(ge=1, le=16)] = 8
     """GPUs of one node."""
     tensor_parallel: Annotated[
-        tuple[TensorParallel, ...], Field(min_length=1, max_length=5, json_schema_extra=LIST_SET)
+        tuple[TensorParallel, ...],
+        Field(min_length=1, max_length=5, json_schema_extra=LIST_SET),
+        AfterValidator(each_once),
     ] = (2, 4, 8)
     """TP degrees (GPUs per instance) that may be used; each divides perNode."""
 

@@ -5,9 +5,9 @@ The formulae that read these coefficients are in `core.profile`; the symbols in 
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dynamollm.api.common import LIST_SET, Rule, Spec, list_map
+from dynamollm.api.common import LIST_SET, Rule, Spec, each_once, list_map
 
 TensorParallel = Annotated[int, Field(ge=1, le=16)]
 Megahertz = Annotated[int, Field(ge=1, le=10_000)]
@@ -323,7 +323,9 @@ class PerformanceProfileSpec(Spec):
     engine: ProfileEngine = ProfileEngine()
     """The engine."""
     tensor_parallel: Annotated[
-        tuple[TensorParallel, ...], Field(min_length=1, max_length=5, json_schema_extra=LIST_SET)
+        tuple[TensorParallel, ...],
+        Field(min_length=1, max_length=5, json_schema_extra=LIST_SET),
+        AfterValidator(each_once),
     ]
     """TP degrees (GPUs per instance) that the profile holds for."""
     startup_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120

@@ -2,13 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from dynamollm.adapters.manifests import read_documents, read_value
+from dynamollm.adapters.manifests import read_documents
 from dynamollm.api.clusterpolicy import ClusterPolicySpec
 from dynamollm.cli.names import Name
 from dynamollm.cli.plan_view import Answer, as_json, print_tables
@@ -20,11 +19,9 @@ from dynamollm.cli.read_documents import (
 )
 from dynamollm.cli.read_inventory import read_inventory
 from dynamollm.cli.read_load import read_load
-from dynamollm.core.errors import InvalidInputError
+from dynamollm.cli.read_plan import read_plan
 from dynamollm.core.fit import fitting_profile
-from dynamollm.core.plan_codec import decode
 from dynamollm.core.prices import missing_price, priced
-from dynamollm.core.records import Plan
 from dynamollm.core.runnerup import runner_up
 from dynamollm.core.service import service_from_spec
 from dynamollm.core.whatif import check_lengths, expected_latency, nodes_for, plan_for_load, without_instances
@@ -81,7 +78,7 @@ def command(
     service = priced(service, policy, now_s=now_s)
     load = read_load(load_file)
     check_lengths(load, service.boundaries)
-    before = None if current is None else _read_plan(current)
+    before = None if current is None else read_plan(current, profile)
     nodes, pods_counted = (nodes_for(service), False) if inventory is None else read_inventory(inventory, spec)
     if before is not None and not pods_counted:
         nodes = without_instances(nodes, before)
@@ -100,16 +97,3 @@ def command(
         click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
     else:
         print_tables(answer)
-
-
-def _read_plan(path: Path) -> Plan:
-    body = read_value(path).body
-    for key in ("status", "plan"):
-        if isinstance(body, Mapping) and isinstance(body.get(key), Mapping):
-            body = body[key]
-    try:
-        return decode(body)
-    except InvalidInputError as error:
-        raise InvalidInputError(
-            f"--current {path} is no plan ({error}): give what dynamollm plan --output json printed, or status.plan"
-        ) from None

@@ -1,8 +1,9 @@
 """Reading what GPUs there are: nodes as kubectl prints them, with pods or without, or a short list."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dynamollm.adapters.manifests import Document, read_documents
 from dynamollm.api.inferenceservice import InferenceServiceSpec
@@ -12,6 +13,10 @@ from dynamollm.core.records import NodeGpus
 from dynamollm.core.words import counted
 
 _FIELDS: Final = ("name", "gpus", "free", "count")
+_MOST: Final = 100_000
+"""Nodes of a kind, and GPUs of a node: a typing error beyond it."""
+T = TypeVar("T")
+
 _SHAPE: Final = "give `kubectl get nodes -o yaml`, `kubectl get nodes,pods -A -o yaml`, or a map nodes: [{gpus: 8, free: 8, count: 12}]"
 
 
@@ -24,8 +29,16 @@ def read_inventory(path: Path, spec: InferenceServiceSpec) -> tuple[tuple[NodeGp
     documents = read_documents([path])
     nodes = [document.body for document in documents if document.kind == "Node"]
     if nodes:
-        pods = [document.body for document in documents if document.kind == "Pod"]
-        found = node_gpus(nodes, spec=spec, held=held_gpus(pods, resource=spec.gpu.resource))
+        pods = [document for document in documents if document.kind == "Pod"]
+        held = _each(pods, lambda pod: held_gpus([pod], resource=spec.gpu.resource))
+        on_nodes: Counter[str] = Counter()
+        for one in held:
+            on_nodes.update(one)
+        by_node = _each(
+            [document for document in documents if document.kind == "Node"],
+            lambda node: node_gpus([node], spec=spec, held=on_nodes),
+        )
+        found = tuple(sorted((node for some in by_node for node in some), key=lambda node: node.name))
         if not found:
             raise InvalidInputError(
                 f"{path} has {counted(len(nodes), 'node')}, and none with label nvidia.com/gpu.product={spec.gpu.product} and what "
@@ -36,6 +49,23 @@ def read_inventory(path: Path, spec: InferenceServiceSpec) -> tuple[tuple[NodeGp
         return _short_list(path, documents[0]), False
     kinds = ", ".join(sorted({document.kind or "no kind" for document in documents})) or "nothing"
     raise InvalidInputError(f"{path} has {kinds}, and no Node: {_SHAPE}")
+
+
+def _each(documents: Sequence[Document], read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """Return what is read of each document.
+
+    Raises:
+        InvalidInputError: one is not what kubectl prints; names it.
+    """
+    found = []
+    for document in documents:
+        try:
+            found.append(read(document.body))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"{document.where}: this {document.kind} is not what kubectl prints ({type(error).__name__}: {error}): {_SHAPE}"
+            ) from None
+    return found
 
 
 def _short_list(path: Path, document: Document) -> tuple[NodeGpus, ...]:
@@ -68,6 +98,6 @@ def _nodes(path: Path, where: str, entry: Any) -> list[NodeGpus]:
 
 
 def _integer(path: Path, field: str, value: Any, *, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise InvalidInputError(f"{path}: {field} is {value!r}: give an integer of {least} or more")
+    if type(value) is not int or not least <= value <= _MOST:
+        raise InvalidInputError(f"{path}: {field} is {value!r}: give an integer of {least} or more, up to {_MOST}")
     return value

@@ -13,6 +13,8 @@ from dynamollm.core.records import LEAST_RATE_PER_S, ClassLoad, Load
 
 _FIELDS: Final = ("rate_per_s", "input_tokens", "output_tokens")
 _BRIEF: Final = "brief_share"
+_MOST_RATE_PER_S: Final = 1e6
+"""A typing error: the largest services have thousands."""
 _SHAPE: Final = "class → rate_per_s, input_tokens, output_tokens, and brief_share where there are any"
 
 
@@ -50,6 +52,10 @@ def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
         raise InvalidInputError(
             f"{path}: {name}.rate_per_s is {values[0]:g}: give 0, or {LEAST_RATE_PER_S:g} requests per second or more"
         )
+    if values[0] > _MOST_RATE_PER_S:
+        raise InvalidInputError(
+            f"{path}: {name}.rate_per_s is {values[0]:g}: give {_MOST_RATE_PER_S:.0f} requests per second or fewer"
+        )
     for field, value in zip(_FIELDS[1:], values[1:], strict=True):
         if value < 1:
             raise InvalidInputError(f"{path}: {name}.{field} is {value:g}: give the mean length, 1 token or more")
@@ -66,9 +72,15 @@ def _class_load(path: Path, name: str, fields: Any) -> ClassLoad:
 def _number(path: Path, field: str, value: Any) -> float:
     if value is None:
         raise InvalidInputError(f"{path}: {field} is missing: a load is {_SHAPE}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInputError(f"{path}: {field} is {value!r}: give a number{_as_yaml(value)}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidInputError(f"{path}: {field} is {number}: give a number")
+    return number
 
 
 def _as_yaml(value: Any) -> str:

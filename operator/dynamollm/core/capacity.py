@@ -40,9 +40,9 @@ class OperatingPoint:
     attainment: float
     """Share that keeps the SLO: of requests, or by the rule PerClassPercentile of the worst class's; 0 to 1."""
     ttft_ms: Mapping[RequestClass, float]
-    """At the SLO's percentile."""
+    """At the percentile that was asked for."""
     tbt_ms: Mapping[RequestClass, float]
-    """Mean TBT of a request, at the SLO's percentile."""
+    """Mean TBT of a request, likewise."""
     busy: float
     """Share of time with any request inside, 0 to 1."""
     power_w: float
@@ -162,8 +162,11 @@ def operating_point(
     order: Order = Order.FIRST_COME_FIRST_SERVED,
     instances: int = 1,
     routers: int = 1,
+    percentile: float | None = None,
 ) -> OperatingPoint:
     """Return how one instance, of so many in its pool behind so many routers, does that receives ``load`` × ``scale``.
+
+    Latencies are told at the SLO's percentile, or at another.
 
     Raises:
         OutOfRangeError: input tokens, the TP degree or the clock are outside the profile.
@@ -189,8 +192,8 @@ def operating_point(
         never = dict.fromkeys(mixes.classes, math.inf)
         return OperatingPoint(meets_slo=False, attainment=0.0, ttft_ms=never, tbt_ms=never, busy=1.0, power_w=power_w)
     attainment = 1 - float(misses.missed(judged)[0])
-    ttft = misses.ttft_quantile_ms(judged, limits.allowed)
-    tbt = misses.tbt_quantile_ms(judged, limits.allowed)
+    above = limits.allowed if percentile is None else 1 - percentile / 100
+    ttft, tbt = misses.ttft_quantile_ms(judged, above), misses.tbt_quantile_ms(judged, above)
     return OperatingPoint(
         meets_slo=attainment >= 1 - limits.allowed,
         attainment=attainment,

@@ -17,7 +17,7 @@ from dynamollm.core.steptable import Floats
 from dynamollm.core.stream import Stream
 from dynamollm.core.violation import Limits, Misses
 
-_LEAST: Final = math.log(1e-3)
+_LEAST: Final = math.log(1e-5)
 """Of the batch as a share of the largest: an instance that keeps the SLO only below it keeps it at no load worth the name."""
 
 _LEAST_MISSED: Final = 1e-7

@@ -72,6 +72,23 @@ class PoolSize:
         step = min(math.ceil(utilisation * UTILISATION_STEPS - _EPSILON), UTILISATION_STEPS)
         return sum(self.power_by_tp_w[tp][max(step, 0)] * count for tp, count in mix.items())
 
+    def planned_power_w(self, mix: Mix) -> float:
+        """Watts of a mix at the planned load. Of more than it carries they are those of the highest clock."""
+        capacity = self.capacity_per_s(mix)
+        if self.rate_per_s <= capacity + _EPSILON or capacity <= 0:
+            return self.power_w(mix)
+        shares = {tp: self.capacity_by_tp[tp] / capacity for tp in mix}
+        return sum(self._overloaded_w(tp, shares[tp]) * count for tp, count in mix.items())
+
+    def most_w(self, tp: int) -> float:
+        """Watts of an instance of a TP at the highest clock that serves as much as it can."""
+        return self._overloaded_w(tp, math.inf)
+
+    def _overloaded_w(self, tp: int, share: float) -> float:
+        if self.capacity_by_tp[tp] <= 0 or self.rate_per_s <= 0:
+            return self.power_w({tp: 1})
+        return self.late_w(tp, min(share, self.throughput(tp) / self.rate_per_s))
+
     def group_plans(self, mix: Mix) -> tuple[GroupPlan, ...]:
         """Return the groups of a mix with the clocks that their ladders give at the planned load."""
         utilisation = self.rate_per_s / max(self.capacity_per_s(mix), _EPSILON)
@@ -237,7 +254,7 @@ def most_throughput(size: PoolSize, bounds: Bounds, *, weights: Weights = ENERGY
     Not the one that serves most in time: of a load beyond its throughput requests are lost, and where the strictest class leaves an
     instance a third of its throughput, what is served in time by all of them says little of how late the others are.
     """
-    options = _Options(size, bounds=bounds, weights=weights, switching=None)
+    options = _Options(size, bounds=bounds, weights=weights, switching=None, overloaded=True)
     order = np.lexsort((options.gpus, -np.round(options.capacity, 9), -np.round(options.throughput(), 9)))
     return options.first(order, np.full(options.gpus.size, fill_value=True))
 
@@ -245,8 +262,18 @@ def most_throughput(size: PoolSize, bounds: Bounds, *, weights: Weights = ENERGY
 class _Options:
     """All mixes within the bounds with their capacity, watts and cost, as columns."""
 
-    def __init__(self, size: PoolSize, *, bounds: Bounds, weights: Weights, switching: Switching | None) -> None:
+    def __init__(
+        self,
+        size: PoolSize,
+        *,
+        bounds: Bounds,
+        weights: Weights,
+        switching: Switching | None,
+        overloaded: bool = False,
+    ) -> None:
+        """Take all of them; where some may be chosen that do not carry the load (``overloaded``), by the most watts that those draw."""
         self._bounds, self._size, self._switching = bounds, size, switching
+        self._overloaded = overloaded
         self._degrees = tuple(sorted(size.capacity_by_tp))
         counts = _counts(size, degrees=self._degrees, bounds=bounds, current=switching.current if switching else None)
         degrees = np.array(self._degrees)
@@ -258,6 +285,9 @@ class _Options:
         step = np.clip(step, 0, UTILISATION_STEPS).astype(np.int64)
         per_instance = np.array([size.power_by_tp_w[tp] for tp in self._degrees])
         power_w = (counts * per_instance[:, step].T).sum(axis=1)
+        if overloaded:
+            most_w = counts @ np.array([size.most_w(tp) for tp in self._degrees])
+            power_w = np.where(size.rate_per_s <= capacity + _EPSILON, power_w, most_w)
         keep = (
             (self.gpus <= bounds.max_gpus)
             & (self.gpus >= bounds.min_gpus)
@@ -304,6 +334,8 @@ class _Options:
             mix = {tp: int(n) for tp, n in zip(self._degrees, self._counts[index], strict=True) if n > 0}
             if self._bounds.fits(mix):
                 power_w, cost = float(self.power_w[index]), float(self.cost[index])
+                if self._overloaded:
+                    power_w = self._size.planned_power_w(mix)
                 found.append(Choice(mix, power_w=power_w, cost=cost, start_w=float(self.start_w[index])))
                 if len(found) == 2:  # noqa: PLR2004 - the best and the runner-up
                     break

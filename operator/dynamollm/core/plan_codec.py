@@ -15,6 +15,8 @@ from dynamollm.core.records import ClassLoad, GroupPlan, Ladder, LadderStep, Pla
 
 VERSION: Final = 1
 
+REMEDY: Final = ": remove status.plan, and another is made"
+
 
 class _Model(BaseModel):
     # Unknown fields are ignored: a newer minor version may have added some.
@@ -112,18 +114,14 @@ def decode(value: Mapping[str, Any]) -> Plan:
     """
     version = value.get("version") if isinstance(value, Mapping) else None
     if version != VERSION:
-        raise InvalidInputError(
-            f"the stored plan has version {version!r}, and this operator reads {VERSION}: "
-            "remove status.plan, and another is made"
-        )
+        raise InvalidInputError(f"the stored plan has version {version!r}, and this operator reads {VERSION}{REMEDY}")
     try:
         model = _Plan.model_validate(dict(value))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InvalidInputError(
-            f"the stored plan's field {place} is {first['input']!r}: {first['msg']}; "
-            "remove status.plan, and another is made"
+            f"the stored plan's field {place} is {first['input']!r}, {first['msg']}{REMEDY}"
         ) from error
     return Plan(
         pools=tuple(_decode_pool(pool) for pool in model.pools),

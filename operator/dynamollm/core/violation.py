@@ -341,7 +341,10 @@ class Misses:
 
     def tbt_quantile_ms(self, s: State, above: float) -> Floats:
         """Return the mean TBT that this share of a class's requests is above, [member]."""
-        return _solved(lambda limit: self.slow(s, self._beyond_least(limit)), self.stream.each(s.token_ms), above)
+        found = _solved(lambda limit: self.slow(s, self._beyond_least(limit)), self.stream.each(s.token_ms), above)
+        # No token takes less than where nobody else is.
+        quantile: Floats = np.maximum(found, self.stream.each(self.stream.alone_ms))
+        return quantile
 
 
 def _most_rows(stream: Stream) -> int:

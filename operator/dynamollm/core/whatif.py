@@ -168,7 +168,8 @@ def _by_class(
         point = operating_point(
             profile,
             load=pool.load,
-            slo=replace(service.slo, percentile=percentile),
+            slo=service.slo,
+            percentile=percentile,
             order=service.order,
             tensor_parallel=group.tensor_parallel,
             clock_mhz=group.clock_mhz,

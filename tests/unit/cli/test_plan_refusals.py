@@ -1,5 +1,7 @@
 """`dynamollm plan`: in what words it refuses."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,17 @@ LOADS = [
         "load.yaml: SS.rate_per_s is '1e1': give a number (YAML takes this for text: write 10.0)",
     ),
     ("SS: {rate_per_s: .inf, input_tokens: 5, output_tokens: 5}", "load.yaml: SS.rate_per_s is inf: give a number"),
+    (
+        f"SS: {{rate_per_s: 1{'0' * 400}, input_tokens: 5, output_tokens: 5}}",
+        "load.yaml: SS.rate_per_s is inf: give a number",
+    ),
+    (
+        "SS: {rate_per_s: 1.0e+9, input_tokens: 5, output_tokens: 5}",
+        "load.yaml: SS.rate_per_s is 1e+09: give 1000000 requests per second or fewer",
+    ),
+    ("SS: {rate_per_s: 2026-13-45, input_tokens: 5}", "load.yaml: a value is none (month must be in 1..12): correct"),
+    ("SS: \0", "load.yaml: not YAML, unacceptable character"),
+    ("[" * 5000, "load.yaml: lists or maps are nested too deeply: give a manifest"),
     ("SS: {rate_per_s: 1, input_tokens: 0, output_tokens: 5}", "load.yaml: SS.input_tokens is 0: give the mean length"),
     ("SS: {rate: 1}", "load.yaml: SS.rate is no field: use rate_per_s, input_tokens, output_tokens"),
     (
@@ -74,6 +87,11 @@ SERVICES: list[tuple[dict[str, Any], str]] = [
     ({"slo": None}, "service.yaml:1: spec.slo is missing: add it (docs/api.md)"),
     ({"policy": "Fastest"}, "service.yaml:1: spec.policy is 'Fastest': input should be"),
     ({"polcy": "SinglePool"}, "service.yaml:1: spec.polcy is no field: remove it, or see docs/api.md"),
+    ({"limits": {"maxGPUs": "8"}}, "spec.limits.maxGPUs is '8': input should be a valid integer"),
+    (
+        {"gpu": {"product": "NVIDIA-H100-80GB-HBM3", "tensorParallel": [2, 2]}},
+        "spec.gpu.tensorParallel is [2, 2]: each value may be there once",
+    ),
     ({"limits": {"maxGPUs": 0}}, "spec.limits.maxGPUs is 0: input should be greater than or equal to 1"),
     (
         {"profileRef": {"name": "h200"}},
@@ -119,6 +137,19 @@ def test_files_that_are_not_there_or_not_what_is_asked_for(plan: Command) -> Non
 INVENTORIES = [
     ("nodes: []", "nodes.yaml: nodes is []: give `kubectl get nodes -o yaml`"),
     ("nodes: [{gpus: 0}]", "nodes[0].gpus is 0: give an integer of 1 or more"),
+    (
+        "nodes: [{gpus: 8, count: 1000000000}]",
+        "nodes[0].count is 1000000000: give an integer of 1 or more, up to 100000",
+    ),
+    (
+        "{kind: Node, metadata: {name: a, labels: [a]}}",
+        "nodes.yaml:1: this Node is not what kubectl prints (AttributeError: 'list' object has no attribute 'get'): give",
+    ),
+    (
+        """{kind: Node, metadata: {name: a, labels: {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}},
+            status: {allocatable: {nvidia.com/gpu: lots}}}""",
+        "nodes.yaml:1: this Node is not what kubectl prints (ValueError: ",
+    ),
     ("nodes: [{gpus: 8, free: 9}]", "nodes[0].free is 9, and the node has 8 GPUs"),
     ("nodes: [{cards: 8}]", "nodes[0].cards is no field: use name, gpus, free, count"),
     ("{kind: Pod}", "nodes.yaml has Pod, and no Node: give"),
@@ -134,9 +165,34 @@ def test_a_bad_inventory_is_refused(plan: Command, nodes: str, words: str) -> No
     assert words in plan.complaint(*question(plan, "--inventory", plan.file("nodes.yaml", nodes)))
 
 
+def _first(field: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda plan: plan["pools"][0]["groups"][0].update({field: value})
+
+
+CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (_first("tensorParallel", 3), "tensorParallel of groups[0] of pool"),
+    (_first("instances", 10**9), "it has 1000000001 instances, and 100000 are the most"),
+    (_first("clockMhz", 5), "clockMhz of groups[0] of pool"),
+    (lambda plan: plan["pools"].append(plan["pools"][0]), "two pools have the name"),
+    (
+        lambda plan: plan["pools"].append(plan["pools"][0] | {"name": "other"}),
+        "class SS is in two pools",
+    ),
+    (lambda plan: plan["pools"][0]["groups"].append(plan["pools"][0]["groups"][0]), "pool mm has two groups of TP"),
+    (lambda plan: plan.update(version=7), "the stored plan has version 7, and this operator reads 1"),
+    (lambda plan: plan.update(correction=0.5), "the stored plan's field correction is 0.5"),
+]
+
+
 def test_a_plan_in_force_must_be_one_and_fit_the_nodes(plan: Command) -> None:
     assert "is no plan" in plan.complaint(*question(plan, "--current", plan.file("current.json", {"pools": []})))
     first = plan.file("current.json", plan.json(*question(plan)))
+    for changed, words in CONTRADICTIONS:
+        document = json.loads(Path(first).read_text())
+        changed(document["plan"])
+        said = plan.complaint(*question(plan, "--current", plan.file("changed.json", document)))
+        assert f"changed.json is no plan ({words}" in said
+        assert "remove status.plan" not in said
     few = plan.file("nodes.yaml", "nodes: [{gpus: 2}]")
     assert "do not fit into the inventory" in plan.complaint(*question(plan, "--current", first, "--inventory", few))
 

@@ -208,7 +208,7 @@ class Filler:
         return one if placed else replace(one, binding=f"{ON_NODES} for TP{usable[0]} ({usable[0]} of 0)")
 
     def _choice(self, size: PoolSize, mix: Mix) -> Choice:
-        power_w = size.power_w(mix)
+        power_w = size.planned_power_w(mix)
         return Choice(mix=mix, power_w=power_w, cost=self._weights.cost(power_w, gpus(mix)))
 
     def _fill_one(
