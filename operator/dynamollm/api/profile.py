@@ -130,7 +130,7 @@ class ProfileEngine(Spec):
     version: Annotated[str, Field(max_length=63)] = ""
     """Its version."""
     era: Literal["Modern", "PaperEra"] = "Modern"
-    """Modern: chunks of prompts run in the same steps as decoding; PaperEra (2023): a prompt runs alone, decoding waits."""
+    """Modern: chunks of prompts run in the same steps as decoding; PaperEra (2023): prompts that wait run whole in steps of their own, decoding waits."""
     max_sequences: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Largest number of requests in one batch (vLLM: --max-num-seqs)."""
     max_batched_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 8192

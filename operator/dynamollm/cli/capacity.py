@@ -77,9 +77,9 @@ def command(
         service,
         profile,
         load,
-        orders=[Order(one) for one in order] or tuple(Order),
-        tensor_parallel=_degrees(tensor_parallel, service, profile),
-        clocks_mhz=_clocks(clock, profile),
+        orders=[Order(one) for one in dict.fromkeys(order)] or tuple(Order),
+        tensor_parallel=_degrees(tuple(dict.fromkeys(tensor_parallel)), service, profile),
+        clocks_mhz=_clocks(tuple(dict.fromkeys(clock)), profile),
     )
     if output == "json":
         click.echo(json.dumps(_as_json(service, profile, rows), indent=2, ensure_ascii=False))

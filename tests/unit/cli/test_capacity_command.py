@@ -47,6 +47,11 @@ def test_more_clock_and_more_gpus_carry_more_and_draw_more(capacity: Command) ->
     assert all(row["halfRatePowerWatts"] < row["powerWatts"] for row in found if row["ratePerSecond"])
 
 
+def test_what_is_asked_for_twice_is_answered_once(capacity: Command) -> None:
+    twice = ("--tensor-parallel", "4", "--tensor-parallel", "4", "--clock", "1980", "--clock", "1980")
+    assert len(rows(capacity, "--order", FCFS, "--order", "fcfs", *twice)) == 1
+
+
 def test_the_total_of_the_load_does_not_matter(capacity: Command) -> None:
     more = ("--tensor-parallel", "8", "--clock", "1980")
     tenfold = LOAD.replace("2.0,", "20.0,").replace("3.0,", "30.0,").replace("2.5,", "25.0,")
