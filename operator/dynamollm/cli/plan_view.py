@@ -15,7 +15,7 @@ from dynamollm.core.plan_codec import encode
 from dynamollm.core.policies.base import Reason
 from dynamollm.core.prices import tells_carbon, tells_cost, unpriced
 from dynamollm.core.profile import Profile
-from dynamollm.core.records import GroupPlan, Plan, Service
+from dynamollm.core.records import GroupPlan, Plan, Service, SloRule
 from dynamollm.core.runnerup import RunnerUp
 from dynamollm.core.whatif import ExpectedLatency
 
@@ -24,6 +24,13 @@ _UNBOUND: Final[Mapping[str, str]] = {
     Reason.SLO_UNATTAINABLE: "none, but for the SLO: it is kept at no clock and TP degree",
 }
 """What stands where no cheaper plan was to be had either."""
+
+_JUDGED: Final[Mapping[SloRule, str]] = {
+    SloRule.PER_REQUEST: "of the requests within their own TTFT and mean TBT",
+    SloRule.PER_CLASS_PERCENTILE: "of each class's first tokens, and of its gaps between tokens (the table has their mean by request)",
+    SloRule.FIVE_TIMES_ALONE: "of the requests done within five times what they take alone; limits of TTFT and TBT do not count",
+}
+"""Of what the percentile is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ def print_tables(answer: Answer, console: Console | None = None) -> None:
     console.print(f"[bold]{service.namespace}/{service.name}[/bold]  {plan.reason}: {plan.message}", highlight=False)
     facts = {
         "policy": f"{service.policy}, least {str(service.objective).lower()}, {service.order}",
-        "SLO": f"{service.slo.rule}, {service.slo.percentile:g} %",
+        "SLO": f"{service.slo.rule}, {service.slo.percentile:g} % {_JUDGED[service.slo.rule]}",
         "GPUs": str(plan.gpus) if answer.before is None else f"{answer.before.gpus} → {plan.gpus}",
         "power": f"{plan.power_w / 1e3:.2f} kW",
         "cost": "unknown: no -f has a ClusterPolicy with prices"
