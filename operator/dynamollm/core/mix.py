@@ -138,6 +138,7 @@ def _sized(
 ) -> PoolSize:
     highest = Ladder(steps=(), safe_mhz=sizing.max_clock_mhz)
 
+    @cache
     def late_w(tp: int, scale: float) -> float:
         return sizing.power_w(load=mix, tensor_parallel=tp, clock_mhz=sizing.max_clock_mhz, scale=scale)
 
@@ -271,7 +272,7 @@ class _Options:
         switching: Switching | None,
         overloaded: bool = False,
     ) -> None:
-        """Take all of them; where some may be chosen that do not carry the load (``overloaded``), by the most watts that those draw."""
+        """Take all of them; where some may be chosen that do not carry the load (``overloaded``), budgets count the most that those draw."""
         self._bounds, self._size, self._switching = bounds, size, switching
         self._overloaded = overloaded
         self._degrees = tuple(sorted(size.capacity_by_tp))
@@ -285,7 +286,7 @@ class _Options:
         step = np.clip(step, 0, UTILISATION_STEPS).astype(np.int64)
         per_instance = np.array([size.power_by_tp_w[tp] for tp in self._degrees])
         power_w = (counts * per_instance[:, step].T).sum(axis=1)
-        if overloaded:
+        if overloaded and bounds.budget.bounded:
             most_w = counts @ np.array([size.most_w(tp) for tp in self._degrees])
             power_w = np.where(size.rate_per_s <= capacity + _EPSILON, power_w, most_w)
         keep = (
@@ -334,7 +335,7 @@ class _Options:
             mix = {tp: int(n) for tp, n in zip(self._degrees, self._counts[index], strict=True) if n > 0}
             if self._bounds.fits(mix):
                 power_w, cost = float(self.power_w[index]), float(self.cost[index])
-                if self._overloaded:
+                if self._overloaded and not found:
                     power_w = self._size.planned_power_w(mix)
                 found.append(Choice(mix, power_w=power_w, cost=cost, start_w=float(self.start_w[index])))
                 if len(found) == 2:  # noqa: PLR2004 - the best and the runner-up

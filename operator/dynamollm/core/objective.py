@@ -69,9 +69,14 @@ class Budget:
     usd_per_hour: float = math.inf
     prices: Prices = field(default_factory=Prices)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a limit at all."""
+        return not (math.isinf(self.watts) and math.isinf(self.usd_per_hour))
+
     def allows(self, *, watts: Any, gpus: Any) -> NDArray[np.bool_]:
         """Tell which of these may be afforded; of numbers or of arrays."""
-        if math.isinf(self.watts) and math.isinf(self.usd_per_hour):
+        if not self.bounded:
             return np.ones(np.shape(watts), dtype=np.bool_)
         slack = 1 + ROUNDING
         spent = usd_per_hour(self.prices, watts=watts, gpus=gpus)
