@@ -1,5 +1,7 @@
 """More load than the GPUs carry, and less than a ladder's first step: what plans say of watts and latency there."""
 
+from dataclasses import replace
+
 from decision_world import make_service
 from model_fixtures import MODERN, PAPER, SLO, profile
 
@@ -70,3 +72,21 @@ def test_what_keeps_the_slo_at_a_low_rate_alone_carries_that() -> None:
     load = {LS: ClassLoad(1.0, 6000.0, 30.0)}
     rates = [capacity_per_s(profile(PAPER), load=load, slo=SLO, tensor_parallel=tp, clock_mhz=1140) for tp in (2, 4, 8)]
     assert 0 < rates[0] < rates[1] < rates[2]
+
+
+def test_what_is_waited_for_is_said_to_draw_what_it_will_when_it_is_overloaded() -> None:
+    strict = replace(SLO, ttft_ms=dict.fromkeys(RequestClass, 400.0))  # TP 8 alone keeps that
+    plans = [
+        plan_for_load(
+            replace(one_node(**limits), slo=strict),
+            profile(MODERN),
+            long_requests(8.0),
+            nodes=nodes_for(one_node()),
+            now_s=1e9,
+        )
+        for limits in ({}, {"max_watts": 3900})
+    ]
+    assert [[(g.tensor_parallel, g.instances) for p in plan.pools for g in p.groups] for plan in plans] == [
+        [(8, 1)]
+    ] * 2
+    assert plans[0].power_w == plans[1].power_w > 3900
