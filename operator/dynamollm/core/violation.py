@@ -275,10 +275,8 @@ class Misses:
         base, per_ms, decode_ms = (stream.each(one) for one in (stream.base_ms, s.per_ms, s.decode_ms))
         own = self._own_ms(s)
         total = np.zeros(root.size)
-        for gaps, weight in zip(answer_gaps(stream.grid), answer_weights(stream.grid), strict=True):
-            some = np.maximum(gaps, 1.0)[stream.class_of]
-            stalled = 1 - np.exp(-per_ms * (some * decode_ms + own) * self._longer(some * slack - base))
-            total += weight[stream.class_of] * stalled
+        for gaps, share in self._some_gaps:
+            total += share * (1 - np.exp(-per_ms * (gaps * decode_ms + own) * self._longer(gaps * slack - base)))
         return total.astype(np.float32)
 
     def _longer(self, room_ms: Floats) -> Floats:
